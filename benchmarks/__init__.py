@@ -1,0 +1,19 @@
+"""Data sets, one per file; suites are named lists of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+SUITES: dict[str, tuple[str, ...]] = {
+    "demo": (
+        "demo_shapes",
+        "demo_digits",
+        "demo_shapes_v2",
+        "demo_shapes_sketch",
+        "demo_shapes_a",
+        "demo_shapes_r",
+    ),
+}
+
+# Encoders that ship with the data sets they were made for: name -> folder that open_clip can load.
+ENCODERS: dict[str, Path] = {"demo": Path(__file__).parent / "_demo_clip"}

@@ -1,0 +1,231 @@
+"""The nouns: what a method sees, what it must do, what a data set declares, what a result records.
+
+Shape letters, used in every comment of the project:
+    N images   V augmented views   C classes   P prompts per class   D embedding   K shots   B batch
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import msgspec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+# -- what a method sees ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Features:
+    """Embeddings of labelled images: unit norm, or as the encoder gave them for a method with `raw = True`."""
+
+    image: Tensor  # (N, D) float32
+    label: Tensor  # (N,) int64
+    views: Tensor | None = None  # (V, N, D) augmented views of the same images
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+
+@dataclass(frozen=True)
+class Text:
+    """The class names as the text tower sees them."""
+
+    classes: tuple[str, ...]
+    prompts: Tensor  # (C, P, D) unit norm
+    weight: Tensor  # (C, D) unit norm: normalised mean of normalised prompts
+    scale: float  # what the model multiplies a cosine with; 100 for OpenAI's weights
+    raw_mean: Tensor | None = None  # (C, D) mean of prompts before any normalisation
+
+    @classmethod
+    def from_prompts(cls, classes: Sequence[str], prompts: Tensor, scale: float) -> Text:
+        """Build from raw prompt embeddings (C, P, D): normalise, average, normalise again."""
+        unit = prompts / prompts.norm(dim=-1, keepdim=True)  # (C, P, D)
+        mean = unit.mean(dim=1)  # (C, D)
+        weight = mean / mean.norm(dim=-1, keepdim=True)  # (C, D)
+        return cls(tuple(classes), unit, weight, float(scale), prompts.mean(dim=1))
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One few-shot problem, and all that a method may see of it: no validation and no test data."""
+
+    support: Features  # N = about C * K labelled images
+    text: Text
+    shots: int
+    seed: int
+    dataset: str = ""  # its name, for methods whose reference settings differ by data set
+    images: Any = None  # only with `trains_encoder`: the support images
+    encoder: Any = None  # only with `trains_encoder`
+
+
+# -- what a method does ------------------------------------------------------------------------------
+
+Grid = Mapping[str, Sequence[Any]]
+
+
+class Method(ABC):
+    """One way to adapt CLIP from a few labelled images. Subclass it as a `@dataclass` in a file of its own.
+
+    Hyperparameters are dataclass fields with defaults. Grids name fields and list their values, the gentler
+    value first, because ties keep the earlier one. The runner fits, tunes and scores; a method does neither.
+    `fit` may replace `self.logit_grid` where a reference searches another range for a data set.
+    """
+
+    version: ClassVar[str] = "1"  # raise it when results change
+    title: ClassVar[str] = ""  # the name in papers
+    paper: ClassVar[str] = ""  # authors, venue, identifier
+    year: ClassVar[int | None] = None
+    fit_grid: Grid = {}  # values that need a new fit
+    logit_grid: Grid = {}  # values read by `logits` alone
+    views: ClassVar[int] = 0  # augmented views of each support image that `fit` would like
+    raw: ClassVar[bool] = False  # True: image features come as the encoder gave them, not unit norm
+    trains_encoder: ClassVar[bool] = False
+    transductive: ClassVar[bool] = False  # True: `logits` of a row may depend on the other rows
+    deterministic: ClassVar[bool] = True  # False: `fit` draws random numbers, from the episode's seed
+
+    @abstractmethod
+    def fit(self, episode: Episode) -> Self:
+        """Learn from `episode.support` and `episode.text`. Fitting twice equals fitting once."""
+
+    @abstractmethod
+    def logits(self, image: Tensor) -> Tensor:
+        """Score queries: (B, D) -> (B, C). Pure, and each row by itself unless `transductive`."""
+
+    def sweep(self, image: Tensor, label: Tensor) -> Tensor:
+        """Count right answers for every point of `logit_grid`, first axis slowest, in one tensor of its shape.
+
+        image (B, D), label (B,) -> int64 counts. Cost: one `logits` per point. Override it with an exact
+        shortcut where the grid has structure. It is called with validation data only.
+        """
+        import torch
+
+        grid = self.logit_grid
+        counts = [
+            int((self.at(dict(zip(grid, point, strict=True))).logits(image).argmax(1) == label).sum())
+            for point in itertools.product(*grid.values())
+        ]
+        return torch.tensor(counts).reshape([len(values) for values in grid.values()])
+
+    def at(self, values: Mapping[str, Any]) -> Self:
+        """The same fitted method with other values of `logit_grid` fields; shares what was learnt."""
+        other = copy.copy(self)
+        for name, value in values.items():
+            setattr(other, name, value)
+        return other
+
+    def trained_parameters(self) -> int:
+        """How many numbers `fit` learnt by gradient steps or a solver; 0 for training-free methods."""
+        return 0
+
+    def facts(self) -> dict[str, float | int | str]:
+        """What the fit wants on record, such as the iterations of its solver."""
+        return {}
+
+
+# -- what a data set declares ------------------------------------------------------------------------
+
+Entry = tuple[str, int]  # path relative to the image folder, label
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which image is in which part. The order of entries is part of the split: shots are drawn by it."""
+
+    classes: tuple[str, ...]
+    train: tuple[Entry, ...] = ()
+    val: tuple[Entry, ...] = ()
+    test: tuple[Entry, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """A data set as data: where its images come from and how its classes are put into words."""
+
+    name: str  # = file name = command-line name = name in tables
+    title: str
+    templates: tuple[str, ...]  # each with one {} for the class name
+    build: Callable[[Path], Split] | None = None  # writes the images below an empty folder, returns the split
+    source: str | None = None  # a shifted test set: the data set whose shots and settings it is scored with
+    encoder: str | None = None  # the encoder that its figures are meant for
+    licence: str = ""
+    citation: str = ""
+    note: str = ""
+
+
+# -- what a result records ---------------------------------------------------------------------------
+
+SCHEMA = "harness-result/1"
+
+
+class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class Identity(_Record):
+    """What makes a cell this cell and no other."""
+
+    method: str
+    method_version: str
+    dataset: str
+    encoder: str
+    shots: int
+    seed: int
+    selection: str
+    prompts: str  # name of the prompt set
+    split: str  # name of the split
+    overrides: dict[str, Any] = {}  # hyperparameters fixed on the command line
+
+
+class Score(_Record):
+    """Counts, and the percentages computed from them."""
+
+    correct: int
+    total: int
+    accuracy: float  # 0-100
+    per_class_accuracy: list[float | None] | None = None  # None where a class has no image
+
+
+class Timing(_Record):
+    """Seconds of wall time per stage; `synchronised` tells that the device was waited for."""
+
+    extract_s: float | None = None
+    fit_s: float | None = None
+    select_s: float | None = None
+    predict_s: float | None = None
+    images_per_s: float | None = None
+    device: str = "cpu"
+    synchronised: bool = True
+    warmup: int = 0
+    repeats: int = 1
+
+
+class Result(_Record):
+    """One cell of the leaderboard: how it was made and what came out."""
+
+    schema: str = SCHEMA
+    key: str  # digest of identity and digests; also the file name
+    status: str  # ok | failed | skipped
+    error: str | None = None
+    identity: Identity
+    digests: dict[str, str]  # weights, transform, split, prompts, features, shots
+    hyperparameters: dict[str, Any] = {}
+    labels_for_selection: int = 0
+    configurations_tried: int = 0
+    test: Score | None = None
+    val: Score | None = None
+    timing: Timing = Timing()
+    trained_parameters: int = 0
+    peak_memory_bytes: int | None = None
+    facts: dict[str, Any] = {}  # what the method reported of its fit
+    notes: list[str] = []  # what a reader of the table must know
+    provenance: dict[str, Any] = {}
+    checksum: str = ""  # sha256 of the record without this field
