@@ -1,0 +1,112 @@
+"""The mathematics that several methods share: normalisation, class sums, losses and the training loop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from harness.errors import HarnessError
+from harness.types import Features, Text
+
+
+def unit(x: Tensor) -> Tensor:
+    """Scale every row to length 1: (..., D) -> (..., D). A zero row stays zero."""
+    return functional.normalize(x, dim=-1)
+
+
+def zero_shot(image: Tensor, text: Text) -> Tensor:
+    """CLIP's own scores: the scaled cosine of image and class text, (B, D) -> (B, C)."""
+    return text.scale * unit(image) @ text.weight.T  # (B, C)
+
+
+# -- the support set, class by class ---------------------------------------------------------------------
+
+
+def class_major(support: Features, classes: int) -> tuple[Features, tuple[int, ...]]:
+    """Order the support set by class, and count the images of each: shots c of class c lie side by side."""
+    order = support.label.argsort(stable=True)  # (N,)
+    views = None if support.views is None else support.views[:, order]  # (V, N, D)
+    counts = torch.bincount(support.label, minlength=classes).tolist()
+    return Features(support.image[order], support.label[order], views), tuple(counts)
+
+
+def cache_keys(support: Features) -> Tensor:
+    """Tip-Adapter's keys, (N, D): views are averaged as the encoder gave them, then normalised."""
+    mean = support.image if support.views is None else support.views.mean(0)  # (N, D)
+    return unit(mean)
+
+
+def class_sums(x: Tensor, counts: tuple[int, ...]) -> Tensor:
+    """Sum the columns of each class, columns in class-major order: (..., N) -> (..., C)."""
+    if min(counts) == max(counts):
+        return x.reshape(*x.shape[:-1], len(counts), counts[0]).sum(-1)  # (..., C)
+    repeats = torch.tensor(counts, device=x.device)
+    one_hot = torch.eye(len(counts), dtype=x.dtype, device=x.device).repeat_interleave(repeats, 0)  # (N, C)
+    return x @ one_hot  # (..., C)
+
+
+# -- learning --------------------------------------------------------------------------------------------
+
+
+def supervised_contrastive(z: Tensor, label: Tensor, tau: float) -> Tensor:
+    """Pull rows of a class together and push the others away: Khosla et al., arXiv 2004.11362, eq. 2.
+
+    z (M, D) unit norm, label (M,) -> the mean, over rows that have a positive, of
+        -1/|P(i)| sum_{p in P(i)} [ z_i.z_p / tau - log sum_{a != i} exp(z_i.z_a / tau) ]
+    where P(i) are the other rows of the class. NaN when no row has a positive.
+    """
+    members = torch.zeros(int(label.max()) + 1, z.shape[1], dtype=z.dtype, device=z.device)
+    members = members.index_add(0, label, z)  # (C, D) sum of the rows of each class
+    positives = label.bincount()[label] - 1  # (M,)
+    rows = positives > 0  # (M,)
+    similarity = (z @ z.T / tau).fill_diagonal_(-math.inf)  # (M, M)
+    others = members[label] - z  # (M, D) the sum over P(i), so that no (M, M) mask is needed
+    attraction = (z * others).sum(1) / (tau * positives.clamp(min=1))  # (M,)
+    return (similarity.logsumexp(1) - attraction)[rows].mean()
+
+
+def descend(
+    loss: Callable[[Tensor, int], Tensor],
+    start: Tensor,
+    *,
+    steps: int,
+    lr: float,
+    weight_decay: float = 0.0,
+    eps: float = 1e-8,
+) -> Tensor:
+    """Minimise `loss(parameter, step)` from `start` by AdamW, learning rate falling to 0 along a cosine.
+
+    Same update as `torch.optim.AdamW` with betas (0.9, 0.999), written out because the first optimiser of a
+    process imports torch's compiler, which costs seconds. A loss that is not finite raises HarnessError.
+    """
+    parameter = start.clone().requires_grad_(True)
+    mean, square = torch.zeros_like(start), torch.zeros_like(start)
+    losses = []
+    for step in range(steps):
+        with torch.enable_grad():
+            value = loss(parameter, step)
+        (slope,) = torch.autograd.grad(value, parameter)
+        rate = lr * (1 + math.cos(math.pi * step / steps)) / 2
+        mean.lerp_(slope, 0.1)
+        square.mul_(0.999).addcmul_(slope, slope, value=0.001)
+        with torch.no_grad():
+            scale = square.sqrt().div_(math.sqrt(1 - 0.999 ** (step + 1))).add_(eps)
+            parameter.mul_(1 - rate * weight_decay)
+            parameter.addcdiv_(mean, scale, value=-rate / (1 - 0.9 ** (step + 1)))
+        losses.append(value.detach())
+    _all_finite(losses)
+    return parameter.detach()
+
+
+def _all_finite(losses: list[Tensor]) -> None:
+    # Looked at once, after the last step: each look would make a GPU wait.
+    for step, value in enumerate(torch.stack(losses).tolist() if losses else []):
+        if not math.isfinite(value):
+            raise HarnessError(
+                f"Training broke down: the loss was {value} at step {step + 1} of {len(losses)}; "
+                "check the features for NaN and lower the learning rate."
+            )
