@@ -1,0 +1,103 @@
+"""From image files and class names to raw embeddings, with decoding beside the model."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.encoder import Encoder
+from harness.errors import UsageError
+from harness.images import read_image, view_of, without_warnings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+THREADS = 16  # more readers than that only wait for each other
+
+
+def image_features(
+    encoder: Encoder,
+    paths: Sequence[Path],
+    keys: Sequence[str],
+    views: int = 0,
+    seed: int = 0,
+    on_image: Callable[[int], None] | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Embed image files, and augmented views of each: (N, D) and (V, N, D), raw float32 on the CPU.
+
+    `keys` name the images for their views (see images.view_of). `on_image` hears after each batch how many
+    more images are done. Memory beyond the result does not grow with N. Raises UnreadableImage.
+    """
+    import torch
+
+    assert len(paths) == len(keys), "one key per path"
+    image = torch.empty(len(paths), encoder.dim)  # (N, D)
+    view = torch.empty(views, len(paths), encoder.dim)  # (V, N, D)
+    start = 0
+    with closing(_batches(encoder, paths, keys, views, seed)) as batches:
+        for crops in batches:  # (B, 1 + V, 3, H, W)
+            stop = start + len(crops)
+            rows = encoder.image(crops.flatten(0, 1)).cpu()  # (B * (1 + V), D)
+            rows = rows.reshape(len(crops), 1 + views, encoder.dim)
+            image[start:stop] = rows[:, 0]
+            view[:, start:stop] = rows[:, 1:].transpose(0, 1)
+            if on_image is not None:
+                on_image(stop - start)
+            start = stop
+    return image, view if views else None
+
+
+def text_features(encoder: Encoder, classes: Sequence[str], templates: Sequence[str]) -> Tensor:
+    """Embed each template with each class name, `_` read as a space: (C, P, D) raw float32 on the CPU."""
+    names = [name.replace("_", " ") for name in classes]
+    prompts = [_fill(template, name) for name in names for template in templates]
+    return encoder.text(prompts).cpu().reshape(len(classes), len(templates), encoder.dim)  # (C, P, D)
+
+
+def _fill(template: str, name: str) -> str:
+    try:
+        return template.format(name)
+    except (IndexError, KeyError, ValueError) as error:
+        raise UsageError(
+            f"Template {template!r} needs one {{}} for the class name and no other braces."
+        ) from error
+
+
+def _batches(
+    encoder: Encoder, paths: Sequence[Path], keys: Sequence[str], views: int, seed: int
+) -> Generator[Tensor, None, None]:
+    """Read ahead in threads and yield pixels in order: (B, 1 + V, 3, H, W) uint8."""
+    import torch
+
+    def crops(path: Path, key: str) -> Tensor:
+        picture = read_image(path)
+        pictures = [picture, *(view_of(picture, key, view, seed, encoder.size) for view in range(views))]
+        return torch.stack([encoder.preprocess(each) for each in pictures])  # (1 + V, 3, H, W)
+
+    waiting: deque[Future[Tensor]] = deque()
+    todo = zip(paths, keys, strict=True)
+    threads = _threads()
+    readers = ThreadPoolExecutor(threads, thread_name_prefix="read")
+    with without_warnings():
+        try:
+            while True:
+                size = max(1, encoder.batch // (1 + views))  # each time, as it shrinks when memory runs out
+                ahead = size + max(size, threads)
+                for path, key in islice(todo, max(0, ahead - len(waiting))):
+                    waiting.append(readers.submit(crops, path, key))
+                if not waiting:
+                    return
+                yield torch.stack([waiting.popleft().result() for _ in range(min(size, len(waiting)))])
+        finally:  # also on an unreadable file, on Ctrl-C, and when the model fails
+            readers.shutdown(wait=True, cancel_futures=True)
+
+
+def _threads() -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(THREADS, cores)
