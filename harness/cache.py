@@ -164,17 +164,18 @@ class Pack:
 
     def tensors(self, part: str) -> dict[str, Tensor]:
         """Return everything in a part's file, in the precision it is stored in."""
-        self._verify(part)
+        self.check(part)
         with _opened(self.folder / f"{part}.safetensors") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
 
     def _one(self, part: str, field: str) -> Tensor:
-        self._verify(part)
+        self.check(part)
         with _opened(self.folder / f"{part}.safetensors") as file:
             tensor: Tensor = file.get_tensor(field)
             return tensor
 
-    def _verify(self, part: str) -> None:
+    def check(self, part: str) -> None:
+        """Verify a part's file: size, hash, fields. Done once per process, and again after a change."""
         name = f"{part}.safetensors"
         if name not in self.info.files:
             raise errors.Missing(
@@ -332,25 +333,28 @@ def verify(pack: Pack) -> list[str]:
             pack.tensors(part)
         except errors.HarnessError as error:
             problems.append(str(error))
-    return problems or _out_of_step(pack)
+    if problems or "text" not in pack.parts:
+        return problems
+    held = {part: pack.features(part) for part in pack.parts if part != "text"}
+    return out_of_step(pack.text(), {f"{part}.safetensors": features for part, features in held.items()})
 
 
-def _out_of_step(pack: Pack) -> list[str]:
-    """Name the parts whose zero-shot accuracy is nearer to chance than to that of the best part."""
-    if "text" not in pack.parts:
-        return []
-    weight = pack.text().weight  # (C, D)
+def out_of_step(text: Text, parts: Mapping[str, Features]) -> list[str]:
+    """Name the parts whose zero-shot accuracy is nearer to chance than to that of the best part.
+
+    Their labels are shuffled or counted otherwise than the text rows, as where two orders of the same class
+    names meet. A part with too few rows to tell is left in peace.
+    """
     right: dict[str, tuple[int, int]] = {}
-    for part in pack.parts:
-        if part != "text":
-            hits = (pack.image(part) @ weight.T).argmax(dim=1) == pack.label(part)  # (N,)
-            right[part] = (int(hits.sum()), len(hits))
+    for name, features in parts.items():
+        hits = (features.image @ text.weight.T).argmax(dim=1) == features.label  # (N,)
+        right[name] = (int(hits.sum()), len(hits))
     best = max((_bounds(*counts)[0] for counts in right.values()), default=0.0)
-    line = (1 / len(weight) + best) / 2
+    line = (1 / len(text.classes) + best) / 2
     return [
-        f"{part}.safetensors: labels out of step with text rows: zero-shot is right for {hits} of {rows}"
-        f" rows, but for more than {100 * best:.0f} % in the best part."
-        for part, (hits, rows) in right.items()
+        f"{name}: labels out of step with text rows: zero-shot is right for {hits} of {rows} rows,"
+        f" but for more than {100 * best:.0f} % in the best part."
+        for name, (hits, rows) in right.items()
         if _bounds(hits, rows)[1] < line
     ]
 
@@ -373,7 +377,7 @@ def intact(folder: Path) -> tuple[Pack | None, str]:
     try:
         pack = open_pack(folder)
         for part in pack.parts:
-            pack._verify(part)
+            pack.check(part)
     except (errors.Corrupt, errors.Missing) as error:
         aside = files.set_aside(folder)
         return None, f"{folder.name}: {error} Set aside as {aside.name}."

@@ -50,8 +50,8 @@ def fresh_name(name: str, taken: Collection[str] = ()) -> str:
         raise errors.UsageError(
             f"name {name!r}: use letters, digits, - and _ only, at most {LONGEST_NAME}; give one with --name."
         )
-    if folded(name) in {folded(other) for other in taken}:
-        raise errors.UsageError(f"name {name!r} is taken; give another with --name, or replace with --force.")
+    if rival := next((other for other in taken if folded(other) == folded(name)), None):
+        raise errors.UsageError(f"name {name!r} is taken by {rival!r}; give another with --name.")
     return name
 
 
@@ -133,6 +133,21 @@ def replace_folder(temporary: Path, final: Path) -> bool:
             return False
     _sync_folder(final.parent)
     return True
+
+
+@contextlib.contextmanager
+def making_room(final: Path) -> Iterator[None]:
+    """Move what is at `final` out of the way, to be dropped after success and put back after a failure."""
+    old = final.with_name(f".{final.name[:LONGEST_NAME]}.{secrets.token_hex(6)}.old")
+    with disk_errors(final), contextlib.suppress(FileNotFoundError):
+        final.rename(old)
+    try:
+        yield
+    except BaseException:
+        if old.exists() and not final.exists():
+            old.rename(final)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def set_aside(path: Path) -> Path:
