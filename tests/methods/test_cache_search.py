@@ -1,0 +1,114 @@
+"""The fast search over alpha and beta counts what scoring every pair counts, and chooses the same pair."""
+
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.contract import example_episode, example_queries
+from harness.types import Method
+from methods import _cache_search
+from methods.dac_v import DacV
+from methods.tip import Tip, search_grid
+from methods.tip_f import TipF
+
+counts_of_classes = st.one_of(
+    st.tuples(st.integers(2, 8), st.integers(1, 5)).map(lambda size: (size[1],) * size[0]),
+    st.lists(st.integers(1, 4), min_size=2, max_size=6).map(tuple),
+)
+
+
+def brute(method, image, label):
+    return Method.sweep(method, image, label)
+
+
+def assert_same(method, image, label):
+    fast, slow = method.sweep(image, label), brute(method, image, label)
+    assert fast.shape == slow.shape and fast.dtype == torch.int64
+    assert (fast - slow).abs().max() <= 1
+    assert fast.flatten().argmax() == slow.flatten().argmax()
+
+
+@given(counts_of_classes, st.integers(0, 99), st.sampled_from([5.0, 17.8, 100.0]), st.integers(1, 70))
+@settings(max_examples=25, deadline=None)
+def test_counts_and_choice_are_those_of_brute_force(counts, seed, scale, betas):
+    episode = example_episode(counts, dim=16, seed=seed, scale=scale, raw=True)
+    method = Tip().fit(episode)
+    grid = search_grid("flowers102")
+    method.logit_grid = {"beta": grid["beta"][:: 200 // betas], "alpha": [0.0, *grid["alpha"][::4]]}
+    assert_same(method, *example_queries(episode, each=5, raw=True))
+
+
+@pytest.mark.parametrize("dataset", ["", "oxford_flowers"])
+@pytest.mark.parametrize("kind", [Tip, TipF, DacV])
+def test_all_points_of_the_reference_grid_agree(kind, dataset):
+    episode = replace(example_episode((4,) * 8, dim=32, raw=True), dataset=dataset)
+    method = kind().fit(episode)
+    assert_same(method, *example_queries(episode, each=4, raw=True))
+
+
+def test_the_search_does_not_depend_on_how_rows_are_cut(monkeypatch):
+    episode = example_episode((3,) * 5, raw=True)
+    method, queries = Tip().fit(episode), example_queries(episode, raw=True)
+    whole = method.sweep(*queries)
+    cut = lambda rows, width, budget=0: (slice(i, i + 4) for i in range(0, rows, 4))  # noqa: E731
+    monkeypatch.setattr(_cache_search, "blocks", cut)
+    assert (method.sweep(*queries) - whole).abs().max() <= 1
+
+
+def test_a_tie_goes_to_the_lower_class_as_in_argmax():
+    episode = example_episode((2, 2, 2), raw=True)
+    text = replace(episode.text, weight=episode.text.weight[[0, 0, 0]])  # zero-shot cannot tell them apart
+    method = Tip().fit(replace(episode, text=text))
+    method.logit_grid = {"beta": [0.5, 1.0, 2.0], "alpha": [0.0, 1.0]}
+    image, label = example_queries(episode, raw=True)
+    assert_same(method, image, label)
+    assert method.sweep(image, label)[:, 0].tolist() == [int((label == 0).sum())] * 3
+
+
+def test_axes_follow_the_grid():
+    episode = example_episode(raw=True)
+    method, (image, label) = Tip(beta=2.0).fit(episode), example_queries(episode, raw=True)
+    both = {"beta": [0.5, 2.0, 8.0], "alpha": [2.0, 0.5]}  # alpha need not rise
+    method.logit_grid = both
+    counts = method.sweep(image, label)
+    method.logit_grid = {"alpha": both["alpha"], "beta": both["beta"]}
+    assert torch.equal(method.sweep(image, label), counts.T)
+    method.logit_grid = {"alpha": both["alpha"]}
+    assert torch.equal(method.sweep(image, label), counts[1])
+    method.logit_grid = {}
+    assert method.sweep(image, label).shape == ()
+
+
+def test_a_grid_over_other_fields_takes_the_plain_loop():
+    episode = example_episode(raw=True)
+    method, (image, label) = Tip().fit(episode), example_queries(episode, raw=True)
+    method.logit_grid = {"alpha": [1.0, 2.0], "version": ["1"]}
+    assert method.sweep(image, label).shape == (2, 1)
+
+
+def test_interpolated_exponentials_are_exact_to_eight_digits():
+    beta = tuple(search_grid("flowers102")["beta"])
+    nodes, weights = _cache_search._interpolation(beta, 0.75)
+    x = torch.rand(50, dtype=torch.float64) * 0.75
+    truth = (-x[:, None] * torch.tensor(beta, dtype=torch.float64)).exp()
+    assert len(nodes) < 60
+    assert (
+        (-x[:, None] * torch.tensor(nodes, dtype=torch.float64)).exp() @ weights - truth
+    ).abs().max() < 2e-8
+
+
+def test_the_search_is_many_times_faster_than_brute_force():
+    episode = example_episode((8,) * 10, raw=True)
+    method, (image, label) = Tip().fit(episode), example_queries(episode, each=20, raw=True)
+    method.sweep(image, label)
+    start = time.process_time()
+    method.sweep(image, label)
+    fast = time.process_time() - start
+    method.logit_grid = {"beta": [1.0], "alpha": [float(i) for i in range(40)]}
+    start = time.process_time()
+    brute(method, image, label)
+    assert (time.process_time() - start) * 100 > 20 * fast  # 40 of 4,000 points

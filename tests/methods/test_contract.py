@@ -1,0 +1,36 @@
+"""Every method of the folder keeps the contract, and says where it comes from."""
+
+import importlib
+import inspect
+from pathlib import Path
+
+import pytest
+
+import methods
+from harness.contract import check
+from harness.types import Method
+
+NAMES = sorted(path.stem for path in Path(methods.__path__[0]).glob("*.py") if not path.stem.startswith("_"))
+
+
+def of_file(name: str) -> type[Method]:
+    module = importlib.import_module(f"methods.{name}")
+    (found,) = (
+        value
+        for value in vars(module).values()
+        if inspect.isclass(value) and issubclass(value, Method) and value.__module__ == module.__name__
+    )
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_method_keeps_the_contract(name):
+    broken = [finding for finding in check(of_file(name)) if not finding.ok]
+    assert not broken
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_method_says_where_it_comes_from(name):
+    method = of_file(name)
+    assert method.title and method.paper and method.year
+    assert "Cost" in (method.__doc__ or "") or "cost" in (method.__doc__ or "")

@@ -1,0 +1,133 @@
+"""The shared mathematics agrees with the plain slow versions of the same formulas."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.errors import HarnessError
+from harness.types import Features
+from methods import _maths
+
+labels = st.lists(st.integers(0, 3), min_size=3, max_size=14).filter(
+    lambda values: any(values.count(value) > 1 for value in values)
+)
+
+
+def rows(count: int, dim: int = 5, seed: int = 0) -> torch.Tensor:
+    return torch.randn(count, dim, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def plain_contrast(z: torch.Tensor, label: torch.Tensor, tau: float) -> torch.Tensor:
+    """The loss as its definition reads, row by row."""
+    similarity, terms = z @ z.T / tau, []
+    for i in range(len(z)):
+        others = [j for j in range(len(z)) if j != i]
+        positives = [j for j in others if label[j] == label[i]]
+        if positives:
+            terms.append(-(similarity[i, positives] - similarity[i, others].logsumexp(0)).mean())
+    return torch.stack(terms).mean()
+
+
+@given(labels, st.sampled_from([0.03, 0.1, 1.0]), st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_the_contrastive_loss_and_its_gradient_are_those_of_the_definition(label, tau, seed):
+    label, x = torch.tensor(label), rows(len(label), seed=seed).requires_grad_(True)
+    fast = _maths.supervised_contrastive(_maths.unit(x), label, tau)
+    slow = plain_contrast(_maths.unit(x), label, tau)
+    assert fast.item() == pytest.approx(slow.item(), rel=1e-9)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, x)[0] for loss in (fast, slow)))
+
+
+def test_the_contrastive_gradient_meets_finite_differences():
+    label = torch.tensor([0, 0, 1, 1, 2])
+    x = rows(5, 3).requires_grad_(True)
+    assert torch.autograd.gradcheck(
+        lambda x: _maths.supervised_contrastive(_maths.unit(x), label, 0.1), x, atol=1e-5
+    )
+
+
+@given(labels, st.randoms(use_true_random=False))
+@settings(max_examples=25, deadline=None)
+def test_the_contrastive_loss_does_not_depend_on_the_order_of_the_batch(label, random):
+    z = _maths.unit(rows(len(label)))
+    order = list(range(len(label)))
+    random.shuffle(order)
+    losses = [
+        _maths.supervised_contrastive(z[places], torch.tensor(label)[places], 0.07).item()
+        for places in (list(range(len(label))), order)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+
+
+def test_a_class_with_one_row_gives_no_term_and_no_nan():
+    z = _maths.unit(rows(4))
+    loss = _maths.supervised_contrastive(z, torch.tensor([0, 0, 1, 2]), 0.1)
+    similarity = z @ z.T / 0.1
+    by_hand = [similarity[i, [j for j in range(4) if j != i]].logsumexp(0) - similarity[0, 1] for i in (0, 1)]
+    assert loss.item() == pytest.approx((sum(by_hand) / 2).item())
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=5))
+def test_class_sums_add_the_columns_of_each_class(counts):
+    x = rows(3, sum(counts))
+    expected = torch.stack([part.sum(1) for part in torch.split(x, counts, dim=1)], 1)
+    torch.testing.assert_close(_maths.class_sums(x, tuple(counts)), expected)
+
+
+def test_class_major_keeps_every_view_with_its_image():
+    label = torch.tensor([2, 0, 1, 0])
+    image = torch.arange(4.0)[:, None]
+    support, counts = _maths.class_major(Features(image, label, torch.stack([image, image + 10])), 4)
+    assert counts == (2, 1, 1, 0)
+    assert support.label.tolist() == [0, 0, 1, 2]
+    assert support.image.flatten().tolist() == [1, 3, 2, 0]
+    assert support.views is not None
+    assert support.views.squeeze(-1).tolist() == [[1, 3, 2, 0], [11, 13, 12, 10]]
+
+
+def test_keys_average_raw_views_before_they_are_normalised():
+    views = torch.tensor([[[3.0, 0.0]], [[0.0, 1.0]]])  # (V, N, D): the longer view weighs more
+    support = Features(torch.tensor([[1.0, 1.0]]), torch.tensor([0]), views)
+    torch.testing.assert_close(_maths.cache_keys(support), torch.tensor([[3.0, 1.0]]) / math.sqrt(10))
+
+
+def test_a_zero_row_stays_zero():
+    assert _maths.unit(torch.zeros(1, 3)).tolist() == [[0, 0, 0]]
+
+
+def test_descent_takes_the_steps_of_adamw_under_a_cosine():
+    start, target = rows(4, 3), rows(4, 3, seed=1)
+    parameter = start.clone().requires_grad_(True)
+    optimiser = torch.optim.AdamW([parameter], lr=0.05, eps=1e-4, weight_decay=0.1)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 15)
+    for step in range(15):
+        optimiser.zero_grad()
+        ((parameter - step * target) ** 4).sum().backward()
+        optimiser.step()
+        schedule.step()
+    ours = _maths.descend(
+        lambda x, step: ((x - step * target) ** 4).sum(), start, steps=15, lr=0.05, weight_decay=0.1, eps=1e-4
+    )
+    torch.testing.assert_close(ours, parameter.detach())
+
+
+def test_descent_without_steps_is_the_start():
+    start = rows(2)
+    assert torch.equal(_maths.descend(lambda x, _: x.sum(), start, steps=0, lr=1.0), start)
+
+
+def test_descent_leaves_the_start_alone_and_works_where_gradients_are_off():
+    start = rows(2)
+    before = start.clone()
+    with torch.no_grad():
+        end = _maths.descend(lambda x, _: (x**2).sum(), start, steps=3, lr=0.1)
+    assert torch.equal(start, before) and not torch.equal(start, end) and not end.requires_grad
+
+
+def test_a_training_that_breaks_down_tells_step_and_value():
+    with pytest.raises(HarnessError, match=r"loss was nan at step 3 of 5") as caught:
+        _maths.descend(lambda x, step: x.sum() * (math.nan if step == 2 else 1), rows(2), steps=5, lr=0.1)
+    assert "\n" not in str(caught.value)
