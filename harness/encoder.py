@@ -215,12 +215,13 @@ def _create(source: Source, device: str, precision: str) -> Any:
             force_preprocess_cfg=dict(source.preprocess),
         )
     except Exception as error:  # a configuration can be wrong in any way
+        if _out_of_memory(error):
+            raise Missing(f"Not enough memory on {device} for encoder {source.name}.") from error
         raise UsageError(f"open_clip cannot build encoder {source.name}: {_one_line(error)}") from error
 
 
 def _fill(model: Any, source: Source, published: bool) -> None:
     """Load the checkpoint, never running code from it."""
-    import torch
     from open_clip.factory import load_checkpoint
     from safetensors import SafetensorError
 
@@ -230,8 +231,6 @@ def _fill(model: Any, source: Source, published: bool) -> None:
             _fill_from_archive(model, path)
         else:
             load_checkpoint(model, str(path), weights_only=True)
-    except torch.OutOfMemoryError:
-        raise
     except SafetensorError as error:
         raise Corrupt(f"{path} is no whole safetensors file ({_one_line(error)}): fetch it again.") from error
     except Exception as error:
@@ -249,8 +248,8 @@ def _fill_from_archive(model: Any, path: Path) -> None:
     import torch
 
     state = torch.jit.load(str(path), map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
-    extra = ("input_resolution", "context_length", "vocab_size")
-    model.load_state_dict({key: value for key, value in state.items() if key not in extra})
+    wanted = model.state_dict()  # an archive also holds what the model computes by itself
+    model.load_state_dict({key: value for key, value in state.items() if key in wanted})
 
 
 def _tokenizer(open_clip: Any, source: Source) -> Callable[[list[str]], Tensor]:
@@ -413,7 +412,7 @@ def _config(source: Source) -> dict[str, Any]:
 
     try:
         config = open_clip.get_model_config(source.model)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         raise UsageError(
             f"Encoder {source.name}: cannot read its configuration ({_one_line(error)})."
         ) from error
@@ -465,7 +464,10 @@ def _require_network(cfg: Mapping[str, Any]) -> None:
 
     url = huggingface_hub.constants.ENDPOINT if cfg.get("hf_hub") else str(cfg.get("url"))
     parts = urllib.parse.urlsplit(url)
-    if urllib.request.getproxies().get(parts.scheme) or not parts.hostname:
+    fetched = (
+        Path("~/.cache/clip").expanduser() / Path(parts.path).name
+    )  # where open_clip keeps files of URLs
+    if urllib.request.getproxies().get(parts.scheme) or not parts.hostname or fetched.is_file():
         return
     port = parts.port or (80 if parts.scheme == "http" else 443)
     socket.create_connection((parts.hostname, port), timeout=5).close()

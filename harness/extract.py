@@ -62,11 +62,11 @@ def text_features(encoder: Encoder, classes: Sequence[str], templates: Sequence[
 
 def _fill(template: str, name: str) -> str:
     try:
-        return template.format(name)
-    except (IndexError, KeyError, ValueError) as error:
-        raise UsageError(
-            f"Template {template!r} needs one {{}} for the class name and no other braces."
-        ) from error
+        if "{}" in template:
+            return template.format(name)
+    except (IndexError, KeyError, ValueError):
+        pass
+    raise UsageError(f"Template {template!r} needs one {{}} for the class name and no other braces.")
 
 
 def _batches(
