@@ -81,7 +81,7 @@ def tiny_encoder(shared, tmp_path_factory):
 
 @pytest.fixture
 def known(tmp_path, monkeypatch):
-    """Teach open_clip `small` and `small-quickgelu`, of the shape of the tiny model; returns the table of tags."""
+    """Teach open_clip `small` and `small-quickgelu`, shaped like the tiny model; returns their tags."""
     folder = tmp_path / "configs"
     folder.mkdir()
     (folder / "small.json").write_text(json.dumps(ARCHITECTURE))
@@ -468,8 +468,8 @@ def test_a_tokenizer_that_cannot_be_had_is_one_line(shared, monkeypatch):
 
 def test_openai_weights_in_a_model_with_the_wrong_activation_are_refused_before_any_download():
     assert message(UsageError, "ViT-B-16:openai") == (
-        "Encoder ViT-B-16:openai computes GELU, but these weights were trained with QuickGELU: accuracy would "
-        "drop silently. Type ViT-B-16-quickgelu:openai."
+        "Encoder ViT-B-16:openai computes GELU, but these weights were trained with QuickGELU: accuracy "
+        "would drop silently. Type ViT-B-16-quickgelu:openai."
     )
 
 
@@ -667,7 +667,8 @@ def test_a_known_encoder_is_identified_without_torch(shared):
     expected = encoder.identify(str(shared))
     code = (
         "import sys; from harness import encoder; "
-        f"print(encoder.identify({str(shared)!r}, 'cpu')['weights'], 'torch' in sys.modules, 'open_clip' in sys.modules)"
+        f"print(encoder.identify({str(shared)!r}, 'cpu')['weights'], "
+        "'torch' in sys.modules, 'open_clip' in sys.modules)"
     )
     root = Path(__file__).parents[2]
     said = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)

@@ -1,0 +1,225 @@
+"""What comes out of files and class names, against the plain loop, and how an extraction ends."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from harness import encoder, extract, images
+from harness.errors import UsageError
+from harness.extract import image_features, text_features
+from harness.images import UnreadableImage, read_image, view_of
+
+CONFIG = {
+    "model_cfg": {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8},
+        "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+    },
+    "preprocess_cfg": {"interpolation": "bicubic", "resize_mode": "shortest"},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    (folder / "open_clip_config.json").write_text(json.dumps(CONFIG))
+    with torch.random.fork_rng(), encoder._quiet():
+        torch.manual_seed(0)
+        model = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
+    save_file(model.state_dict(), folder / "model.safetensors")
+    return folder
+
+
+@pytest.fixture
+def tiny(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
+    model = encoder.load(str(folder))
+    model.batch = 4
+    return model
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory):
+    """Eleven images of several sizes and formats, the first ones slowest to read."""
+    rng = np.random.default_rng(0)
+    made = []
+    for index in range(11):
+        small = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8))
+        side = 600 if index < 2 else 40 + index
+        path = tmp_path_factory.mktemp("images") / f"{index}.{'jpg' if index % 2 else 'png'}"
+        small.resize((side, side - 7), Image.Resampling.BICUBIC).save(path)
+        made.append(path)
+    return made
+
+
+def names(paths: list[Path]) -> list[str]:
+    return [path.name for path in paths]
+
+
+def readers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("read")]
+
+
+# -- images ------------------------------------------------------------------------------------------
+
+
+def test_features_and_views_are_those_of_the_plain_loop_in_order(tiny, paths):
+    image, views = image_features(tiny, paths, names(paths), views=3, seed=5)
+    for row, path in enumerate(paths):
+        picture = read_image(path)
+        plain = tiny.image(tiny.preprocess(picture)[None])[0]
+        assert torch.allclose(image[row], plain, atol=1e-5)
+        for view in range(3):
+            crop = view_of(picture, path.name, view, 5, tiny.size)
+            assert torch.allclose(views[view, row], tiny.image(tiny.preprocess(crop)[None])[0], atol=1e-5)
+    assert (image.dtype, image.shape, views.shape) == (torch.float32, (11, 16), (3, 11, 16))
+
+
+def test_without_views_there_are_none(tiny, paths):
+    assert image_features(tiny, paths[:2], names(paths[:2]))[1] is None
+
+
+@pytest.mark.parametrize(("batch", "threads"), [(1, 1), (3, 2), (64, 16)])
+def test_neither_batch_nor_threads_change_the_result(tiny, paths, monkeypatch, batch, threads):
+    expected = image_features(tiny, paths, names(paths), views=2)
+    tiny.batch = batch
+    monkeypatch.setattr(extract, "_threads", lambda: threads)
+    for one, other in zip(expected, image_features(tiny, paths, names(paths), views=2), strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_an_image_alone_has_the_features_it_has_among_others(tiny, paths):
+    together = image_features(tiny, paths, names(paths), views=2)
+    alone = image_features(tiny, paths[7:8], names(paths[7:8]), views=2)
+    assert torch.allclose(together[0][7:8], alone[0], atol=1e-5)
+    assert torch.allclose(together[1][:, 7:8], alone[1], atol=1e-5)
+
+
+def test_each_image_is_read_once_for_all_its_views(tiny, paths, monkeypatch):
+    read: list[Path] = []
+
+    def counted(path: Path) -> Image.Image:
+        read.append(path)
+        return read_image(path)
+
+    monkeypatch.setattr(extract, "read_image", counted)
+    image_features(tiny, paths, names(paths), views=3)
+    assert sorted(read) == sorted(paths)
+
+
+def test_progress_adds_up_to_the_number_of_images(tiny, paths):
+    heard: list[int] = []
+    image_features(tiny, paths, names(paths), views=1, on_image=heard.append)
+    assert heard == [2, 2, 2, 2, 2, 1]  # a batch of 4 rows is two images with one view each
+
+
+def test_no_images_give_no_rows(tiny):
+    image, views = image_features(tiny, [], [], views=2)
+    assert (image.shape, views.shape) == ((0, 16), (2, 0, 16))
+
+
+def test_when_memory_runs_out_the_extraction_goes_on_with_smaller_batches(tiny, paths, monkeypatch):
+    expected, _ = image_features(tiny, paths, names(paths))
+    forward = tiny.model.encode_image
+    passes: list[int] = []
+
+    def small_only(pixels: torch.Tensor) -> torch.Tensor:
+        passes.append(len(pixels))
+        if len(pixels) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(pixels)
+
+    monkeypatch.setattr(tiny.model, "encode_image", small_only)
+    image, _ = image_features(tiny, paths, names(paths))
+    assert torch.allclose(image, expected, atol=1e-5)
+    assert passes == [4, 2, 2, 2, 2, 2, 1]
+
+
+def test_reading_runs_ahead_of_the_model_but_not_far(tiny, paths, monkeypatch):
+    many = paths[2:] * 20
+    read: list[int] = []
+    most = 0
+    used = 0
+
+    def counted(path: Path) -> Image.Image:
+        read.append(1)
+        return read_image(path)
+
+    def slow(pixels: torch.Tensor) -> torch.Tensor:
+        nonlocal most, used
+        time.sleep(0.02)
+        most = max(most, len(read) - used)
+        used += len(pixels)
+        return torch.zeros(len(pixels), 16)
+
+    monkeypatch.setattr(extract, "_threads", lambda: 3)
+    monkeypatch.setattr(extract, "read_image", counted)
+    monkeypatch.setattr(tiny.model, "encode_image", slow)
+    image_features(tiny, many, names(many))
+    assert 4 < most <= 8  # a batch in the model and one ahead, of 180 images
+
+
+def test_a_broken_file_is_named_and_no_reader_stays(tiny, paths, tmp_path):
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"\xff\xd8\xff")
+    files = [*paths[:6], broken, *paths[6:]]
+    with pytest.raises(UnreadableImage, match=r"broken\.jpg"):
+        image_features(tiny, files, names(files))
+    assert not readers()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_an_interrupt_ends_the_readers_and_restores_the_warning_filters(tiny, paths, error):
+    before = list(warnings.filters)
+
+    def stop(_: int) -> None:
+        raise error
+
+    with pytest.raises(error):
+        image_features(tiny, paths, names(paths), on_image=stop)
+    assert not readers()
+    assert warnings.filters == before
+    assert images._inside == 0
+
+
+def test_there_are_as_many_readers_as_cores_up_to_a_limit(monkeypatch):
+    assert 1 <= extract._threads() <= extract.THREADS
+    monkeypatch.delattr(extract.os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(extract.os, "cpu_count", lambda: 500)
+    assert extract._threads() == extract.THREADS
+    monkeypatch.setattr(extract.os, "cpu_count", lambda: None)
+    assert extract._threads() == 1
+
+
+# -- text --------------------------------------------------------------------------------------------
+
+
+def test_every_template_is_filled_with_every_class(tiny):
+    classes = ["cat", "annual_crop land", "dog {1}"]
+    templates = ["a photo of a {}.", "{} texture."]
+    prompts = text_features(tiny, classes, templates)
+    assert (prompts.dtype, prompts.shape) == (torch.float32, (3, 2, 16))
+    expected = [
+        ["a photo of a cat.", "cat texture."],
+        ["a photo of a annual crop land.", "annual crop land texture."],
+        ["a photo of a dog {1}.", "dog {1} texture."],
+    ]
+    for row, strings in zip(prompts, expected, strict=True):
+        assert torch.allclose(row, tiny.text(strings), atol=1e-5)
+
+
+@pytest.mark.parametrize("template", ["a photo", "a {name}", "a {} {}", "a {", "a {0}"])
+def test_a_template_without_a_place_for_the_name_is_refused(tiny, template):
+    with pytest.raises(UsageError, match="for the class name"):
+        text_features(tiny, ["cat"], [template])
