@@ -166,11 +166,11 @@ class Dataset:
 SCHEMA = "harness-result/1"
 
 
-class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pass
 
 
-class Identity(_Record):
+class Identity(_Record, frozen=True, kw_only=True):
     """What makes a cell this cell and no other."""
 
     method: str
@@ -185,7 +185,7 @@ class Identity(_Record):
     overrides: dict[str, Any] = {}  # hyperparameters fixed on the command line
 
 
-class Score(_Record):
+class Score(_Record, frozen=True, kw_only=True):
     """Counts, and the percentages computed from them."""
 
     correct: int
@@ -194,7 +194,7 @@ class Score(_Record):
     per_class_accuracy: list[float | None] | None = None  # None where a class has no image
 
 
-class Timing(_Record):
+class Timing(_Record, frozen=True, kw_only=True):
     """Seconds of wall time per stage; `synchronised` tells that the device was waited for."""
 
     extract_s: float | None = None
@@ -208,7 +208,7 @@ class Timing(_Record):
     repeats: int = 1
 
 
-class Result(_Record):
+class Result(_Record, frozen=True, kw_only=True):
     """One cell of the leaderboard: how it was made and what came out."""
 
     schema: str = SCHEMA

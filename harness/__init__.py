@@ -1,0 +1,34 @@
+"""Compare few-shot CLIP adapters under one fair protocol.
+
+Python does what the command does: `harness.run(methods=["tip"], datasets=["demo"])`, `harness.load("results")`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.types import Dataset, Episode, Features, Method, Split, Text
+
+if TYPE_CHECKING:
+    from harness.results import Loaded
+    from harness.runner import Report
+
+__version__ = "0.1.0"
+__all__ = ["Dataset", "Episode", "Features", "Method", "Split", "Text", "__version__", "load", "run"]
+
+
+def run(**spec: Any) -> Report:
+    """Run a plan; arguments are the fields of `harness.plan.RunSpec`: methods, datasets, shots, seeds, …"""
+    from harness.plan import RunSpec
+    from harness.runner import run as run_spec
+
+    spec = {**spec, "results": Path(spec.get("results", "results"))}
+    return run_spec(RunSpec(**spec))
+
+
+def load(folder: str | Path = "results") -> Loaded:
+    """Read a store; `.to_frame()` gives a pandas frame with one row per record."""
+    from harness.results import Store
+
+    return Store(Path(folder)).load()

@@ -1,0 +1,303 @@
+"""The command line: parse, call, turn every ending into an exit code.
+
+Importing this file imports nothing heavy; each command imports what it needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from harness.errors import Exit, HarnessError, UsageError, unknown
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argparse parser whose mistakes are one line, and whose defaults may come from outside."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}. See: {self.prog} --help")
+
+
+class _Collect(argparse.Action):
+    """A list flag: takes commas, repetition, or both."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        given: set[str] = getattr(namespace, "_given", set())
+        before = getattr(namespace, self.dest) or [] if self.dest in given else []
+        setattr(namespace, self.dest, [*before, *values])
+        namespace._given = {*given, self.dest}
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in re.split(r",(?![^\[]*\])", text) if word.strip()]  # not inside [a=1,b=2]
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(word) for word in _words(text)]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers such as 1,2,4") from None
+
+
+# -- the commands and their flags --------------------------------------------------------------------
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Every command with its flags. `set_defaults(command=…)` names the function in harness/commands.py."""
+    from harness import __version__
+
+    parser = _Parser(prog="harness", description="Compare few-shot CLIP adapters under one fair protocol.")
+    parser.add_argument("--version", action="version", version=f"harness {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+    _add_run(commands)
+    _add_table(commands)
+    _add_methods(commands)
+    _add_data(commands)
+    _add_features(commands)
+    _add_results(commands)
+    doctor = _command(commands, "doctor", "doctor", "look at versions, devices, folders, caches and the store")
+    doctor.add_argument("--results", type=Path, default=Path("results"), metavar="DIR")
+    return parser
+
+
+def _command(group: Any, name: str, function: str, text: str, *, json: bool = True) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = group.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.set_defaults(command=function)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    if json:
+        parser.add_argument("--json", action="store_true", help="print JSON, and only JSON, on standard output")
+    return parser
+
+
+def _group(commands: Any, name: str, text: str) -> Any:
+    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    return parser.add_subparsers(metavar="ACTION", required=True, parser_class=_Parser)
+
+
+def _list_flag(parser: argparse.ArgumentParser, name: str, kind: Callable[[str], Any], text: str, default: Any) -> None:
+    parser.add_argument(name, type=kind, action=_Collect, default=default, help=text, metavar="LIST")
+
+
+def _add_run(commands: Any) -> None:
+    run = _command(commands, "run", "run", "fit, tune and score methods, then show the table")
+    _list_flag(run, "--methods", _words, "names, NAME[field=value], ./file.py, or all (default: %(default)s)",
+               "zero_shot,tip,linear_probe,dac")  # fmt: skip
+    _list_flag(run, "--datasets", _words, "names or suites (default: what is prepared, else demo)", None)
+    _list_flag(run, "--shots", _numbers, "images per class (default: 16, or what the data set allows)", None)
+    _list_flag(run, "--seeds", _numbers, "few-shot draws (default: %(default)s)", "1,2,3")
+    run.add_argument("--encoder", metavar="NAME[:PRETRAINED]", help="an open_clip model, a checkpoint, or demo")
+    run.add_argument("--selection", default="val-min4", help="val-min4 (default), val-full, none or oracle")
+    run.add_argument(
+        "--results", type=Path, default=Path("results"), metavar="DIR", help="the store (default: results)"
+    )
+    run.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:0")
+    run.add_argument("--executor", default="local", help="local (default)")
+    run.add_argument("--config", type=Path, metavar="FILE.toml", help="flags of this command from the table [run]")
+    run.add_argument("--force", action="store_true", help="compute again what is done already")
+    run.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+
+
+def _add_table(commands: Any) -> None:
+    table = _command(commands, "table", "table", "rank the methods in a store", json=False)
+    table.add_argument(
+        "--results", type=Path, default=Path("results"), metavar="DIR", help="the store (default: results)"
+    )
+    table.add_argument("--format", default="term", metavar="FORMAT", help="term (default), md, csv or json")
+    table.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
+    for name in ("--methods", "--datasets", "--encoder", "--selection"):
+        _list_flag(table, name, _words, "show these only", None)
+    for name in ("--shots", "--seeds"):
+        _list_flag(table, name, _numbers, "show these only", None)
+
+
+def _add_methods(commands: Any) -> None:
+    group = _group(commands, "methods", "list the methods, explain one, or test your own")
+    _command(group, "list", "methods_list", "list every method")
+    info = _command(group, "info", "methods_info", "explain a method: its source, its fields, its search space")
+    info.add_argument("name")
+    test = _command(group, "test", "methods_test", "check a method, by name or file, against the contract")
+    test.add_argument("name", metavar="NAME|FILE.py")
+
+
+def _add_data(commands: Any) -> None:
+    group = _group(commands, "data", "list data sets, add your own images, print drawn shots")
+    _command(group, "list", "data_list", "list every data set")
+    add = _command(group, "add", "data_add", "take a folder of images, or a CSV, as a data set")
+    add.add_argument("path", type=Path)
+    add.add_argument("--name", required=True, help="the name to run it by")
+    add.add_argument("--templates", action="append", metavar="TEXT", help='such as "a photo of a {}."; may be repeated')
+    add.add_argument("--seed", type=int, default=1, help="seed of the split, where it is drawn (default: %(default)s)")
+    add.add_argument("--force", action="store_true", help="replace a data set of this name")
+    shots = _command(group, "shots", "data_shots", "print the images that a seed draws")
+    shots.add_argument("name")
+    shots.add_argument("--shots", type=int, default=16)
+    shots.add_argument("--seed", type=int, default=1)
+
+
+def _add_features(commands: Any) -> None:
+    group = _group(commands, "features", "list, bring in, hand out and verify packs of features")
+    _command(group, "list", "features_list", "list imported packs and cache entries")
+    bring = _command(group, "import", "features_import", "take a pack, or a caches folder of the Tip-Adapter family")
+    bring.add_argument("path", type=Path)
+    bring.add_argument("--from", dest="kind", default="pack", help="pack (default) or tip-adapter")
+    bring.add_argument("--name", help="the name to run it by (default: the pack's own, or the folder's)")
+    bring.add_argument("--encoder", help="tip-adapter: the encoder that made the features")
+    bring.add_argument("--classes", type=Path, metavar="FILE", help="tip-adapter: class names, one per line")
+    bring.add_argument("--shots", type=int, help="tip-adapter: which keys_Kshots.pt, where there are several")
+    bring.add_argument("--text", metavar="FILE", help="tip-adapter: which text_weights*.pt, where there are several")
+    bring.add_argument("--scale", type=float, default=100.0, help="tip-adapter: logit scale (default: %(default)s)")
+    bring.add_argument("--force", action="store_true", help="replace a pack of this name")
+    export = _command(group, "export", "features_export", "write the features of a data set as one pack")
+    export.add_argument("name")
+    export.add_argument("folder", type=Path)
+    export.add_argument("--shots", type=int, default=16)
+    export.add_argument("--seed", type=int, default=1)
+    export.add_argument("--encoder", metavar="NAME[:PRETRAINED]")
+    export.add_argument("--device", default="auto")
+    verify = _command(group, "verify", "features_verify", "check packs and cache entries to the last byte")
+    verify.add_argument("name", nargs="?", help="a pack or a folder (default: all)")
+
+
+def _add_results(commands: Any) -> None:
+    group = _group(commands, "results", "look into a store")
+    for name, text in (
+        ("list", "list every record"),
+        ("show", "print one record"),
+        ("schema", "print the schema"),
+    ):
+        parser = _command(group, name, f"results_{name}", text)
+        parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR")
+        if name == "show":
+            parser.add_argument("key", help="a key, or its first characters")
+
+
+# -- defaults from the environment and from a file ---------------------------------------------------
+
+
+def _leaves(parser: argparse.ArgumentParser, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every command that does something, with its path: ("run",), ("data", "add")."""
+    nested = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    if not nested:
+        yield path, parser
+    for action in nested:
+        for name, child in action.choices.items():
+            yield from _leaves(child, (*path, name))
+
+
+def _leaf(parser: argparse.ArgumentParser, words: Sequence[str]) -> tuple[tuple[str, ...], argparse.ArgumentParser]:
+    """The command that these words ask for."""
+    leaves = dict(_leaves(parser))
+    asked = tuple(words[:2])
+    for path in (asked, asked[:1]):
+        if path in leaves:
+            return path, leaves[path]
+    groups = sorted({path[0] for path in leaves})
+    if asked and asked[0] in groups:
+        actions = [path[1] for path in leaves if path[0] == asked[0]]
+        if len(asked) == 1 or asked[1].startswith("-"):
+            raise UsageError(f"harness {asked[0]}: say what to do: {', '.join(actions)}.")
+        raise UsageError(unknown(f"action of harness {asked[0]}", asked[1], actions))
+    raise UsageError(unknown("command", asked[0] if asked else "", groups))
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read flags over environment over configuration file over defaults."""
+    parser = build_parser()
+    if not arguments or arguments[0].startswith("-"):
+        return parser.parse_args(arguments or ["--help"])
+    if "--help" in arguments or "-h" in arguments:
+        return parser.parse_args(arguments)
+    path, leaf = _leaf(parser, arguments)
+    flags = {action.dest: action for action in leaf._actions if action.option_strings and action.dest != "help"}
+    prefix = "HARNESS_" + "_".join(path).upper() + "_"
+    environment = {name: os.environ[prefix + name.upper()] for name in flags if prefix + name.upper() in os.environ}
+    config = parser.parse_args(arguments).config if "config" in flags else None
+    config = config or (Path(environment["config"]) if "config" in environment else None)
+    if config is not None:
+        _set_defaults(leaf, flags, _read_config(config, path[0], flags), str(config))
+    _set_defaults(leaf, flags, environment, "the environment")
+    return parser.parse_args(arguments)
+
+
+def _read_config(path: Path, section: str, flags: dict[str, argparse.Action]) -> dict[str, Any]:
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"--config {path}: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"--config {path}: not TOML: {error}.") from error
+    table = document.get(section)
+    if not isinstance(table, dict):
+        raise UsageError(f"--config {path}: needs a table [{section}], such as [{section}] methods = ['tip'].")
+    values = {name.replace("-", "_"): value for name, value in table.items()}
+    for name in values:
+        if name not in flags:
+            raise UsageError(f"--config {path}: {unknown('flag', name, flags)}")
+    return values
+
+
+def _set_defaults(
+    leaf: argparse.ArgumentParser, flags: dict[str, argparse.Action], values: dict[str, Any], place: str
+) -> None:
+    """Make values from outside the defaults of a command, checked as flags are."""
+    for name, value in values.items():
+        action = flags[name]
+        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        if isinstance(action, argparse._StoreTrueAction):
+            if text.lower() not in ("true", "false", "1", "0"):
+                raise UsageError(f"{name} in {place} takes true or false, not {text!r}.")
+            leaf.set_defaults(**{name: text.lower() in ("true", "1")})
+            continue
+        try:
+            kind = action.type if callable(action.type) else str
+            leaf.set_defaults(**{name: kind(text)})
+        except (ValueError, argparse.ArgumentTypeError) as error:
+            raise UsageError(f"{name} in {place}: {error}.") from error
+
+
+# -- the end of every command ------------------------------------------------------------------------
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; every mistake is one line on standard error."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads double the cost of small operations
+    try:
+        options = parse(words)
+        from harness import commands
+
+        return int(getattr(commands, options.command)(options))
+    except HarnessError as error:
+        return _tell(error, str(error), words, error.code)
+    except KeyboardInterrupt as error:
+        return _tell(error, "interrupted; what is done is stored, and the same command goes on from there", words,
+                     Exit.INTERRUPTED)  # fmt: skip
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `harness table | head`
+        return Exit.OK
+    except Exception as error:
+        return _tell(
+            error,
+            f"internal error: {type(error).__name__}: {error} (--debug shows more)",
+            words,
+            Exit.INTERNAL,
+        )
+
+
+def _tell(error: BaseException, line: str, words: Sequence[str], code: Exit) -> int:
+    if "--debug" in words:
+        import traceback
+
+        traceback.print_exception(error)
+    print(f"harness: {' '.join(line.split())}", file=sys.stderr)
+    return int(code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+"""Wall time and peak memory of a stage, with the device waited for: a GPU call returns before its work is done."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from pathlib import Path
+
+
+class Stopwatch:
+    """Seconds since it was made. On a GPU both ends wait for all queued work."""
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+        _wait(device)
+        self._start = time.perf_counter()
+
+    def seconds(self) -> float:
+        _wait(self._device)
+        return time.perf_counter() - self._start
+
+
+def _wait(device: str) -> None:
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.synchronize(device)
+
+
+def reset_peak_memory(device: str) -> None:
+    """Start a new measurement of peak memory, where the system can do that."""
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.reset_peak_memory_stats(device)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: restart the high-water mark of this process
+
+
+def peak_memory_bytes(device: str) -> int | None:
+    """Peak since the reset: of the device's allocator on a GPU, of the whole process on a CPU; None if unknown."""
+    if device.startswith("cuda"):
+        import torch
+
+        return int(torch.cuda.max_memory_allocated(device))
+    if sys.platform != "linux":
+        return None
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return None

@@ -1,0 +1,357 @@
+"""Build what a method may see (Episode) and what only the runner may (Held), from images or from a pack.
+
+A Source is one data set under one encoder. It knows its digests before any feature exists, so that a plan can
+tell what is done already; `prepare` then fills the cache with what is missing.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from harness import cache, encoder, files, lock, splits
+from harness.cache import Pack
+from harness.errors import UsageError
+from harness.types import Dataset, Entry, Episode, Features, Split
+from harness.watch import Watch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+VIEW_SEED = 0  # views are drawn once per image, not per few-shot seed, so that seeds share them
+VAL_POLICIES = ("val-min4", "val-full")
+
+
+@dataclass(frozen=True)
+class Held:
+    """Held-out data of one cell. Every call reads from disk and nothing is kept, so nothing can be found."""
+
+    val_pack: Pack | None
+    val_rows: Sequence[int]  # the min(K, 4) validation images per class
+    test_pack: Pack
+    raw: bool
+    device: str
+
+    def val(self, policy: str) -> Features:
+        """Validation features for `val-min4` or `val-full`."""
+        lock.guard("validation features")
+        assert self.val_pack is not None
+        features = self.val_pack.features("val")
+        if policy == "val-min4":
+            features = Features(features.image[list(self.val_rows)], features.label[list(self.val_rows)])
+        return Features(_ready(features.image, self.raw, self.device), features.label.to(self.device))
+
+    def test(self) -> Features:
+        """Test features with labels: for `oracle` selection alone."""
+        return Features(self.test_image(), self.test_label())
+
+    def test_image(self) -> Tensor:
+        """Test features (N, D) without labels."""
+        lock.guard("test features")
+        return _ready(self.test_pack.image("test"), self.raw, self.device)
+
+    def test_label(self) -> Tensor:
+        """Test labels (N,)."""
+        lock.guard("test labels")
+        return self.test_pack.label("test").to(self.device)
+
+
+class Source(Protocol):
+    """One data set under one encoder."""
+
+    name: str
+    title: str
+    encoder: str
+    prompts: str  # name of the prompt set
+    split_name: str
+    digests: dict[str, str]  # weights, transform, split, prompts: known before any extraction
+
+    def check(self, shots: int, seed: int, selection: str) -> None:
+        """Raise UsageError if this episode or this selection cannot be had."""
+
+    def shots_digest(self, shots: int, seed: int) -> str:
+        """Digest of the drawn training and validation entries, in drawing order."""
+
+    def prepare(self, wanted: Iterable[tuple[int, int]], views: int, watch: Watch) -> float:
+        """Make features of all wanted (shots, seed) ready; return the seconds spent extracting."""
+
+    def episode(self, shots: int, seed: int, views: int, raw: bool) -> Episode:
+        """What a method may see."""
+
+    def held(self, shots: int, seed: int, raw: bool) -> Held:
+        """What only the runner may see."""
+
+    def features_digest(self, shots: int, seed: int) -> str:
+        """Digest of the features that this episode reads."""
+
+
+# -- from an imported pack ---------------------------------------------------------------------------
+
+
+class PackSource:
+    """Episodes from a pack of features that somebody else extracted."""
+
+    prompts = "pack"
+    split_name = "pack"
+
+    def __init__(self, name: str, pack: Pack, device: str) -> None:
+        self.name, self.title, self.pack, self.device = name, name, pack, device
+        self.encoder = pack.info.encoder
+        hashes = {part: entry.sha256 for part, entry in pack.info.files.items()}
+        parts = {"prompts": ("text.safetensors",), "split": tuple(sorted(hashes))}
+        self.digests = {
+            "weights": pack.info.fingerprint.get("weights", ""),
+            "transform": pack.info.fingerprint.get("transform", ""),
+            **{name: files.digest_of([hashes.get(part) for part in wanted]) for name, wanted in parts.items()},
+        }
+
+    @cached_property
+    def _train_labels(self) -> list[int]:
+        return [int(label) for label in self.pack.label("train")]
+
+    @cached_property
+    def _val_labels(self) -> list[int]:
+        return [int(label) for label in self.pack.label("val")] if "val" in self.pack.parts else []
+
+    def check(self, shots: int, seed: int, selection: str) -> None:
+        fixed = self.pack.info.fewshot
+        if fixed is not None and (fixed.shots, fixed.seed) != (shots, seed):
+            raise UsageError(
+                f"{self.name} holds exactly {fixed.shots} shots of seed {fixed.seed}, not {shots} of seed {seed}. "
+                f"Use --shots {fixed.shots} --seeds {fixed.seed}."
+            )
+        if fixed is None:
+            splits.check_shots(self._train_labels, shots, self.name, self.pack.info.classes)
+        if selection in VAL_POLICIES and not self._val_labels:
+            raise UsageError(f"{self.name} has no validation images for --selection {selection}. Use --selection none.")
+
+    @lru_cache  # noqa: B019 - a source lives as long as its run
+    def _draw(self, shots: int, seed: int) -> tuple[list[int], list[int]]:
+        train, val = splits.draw(self._train_labels, self._val_labels, shots, seed)
+        return (list(range(len(self._train_labels))) if self.pack.info.fewshot else train), val
+
+    def shots_digest(self, shots: int, seed: int) -> str:
+        return files.digest_of(self._draw(shots, seed))
+
+    def prepare(self, wanted: Iterable[tuple[int, int]], views: int, watch: Watch) -> float:
+        return 0.0
+
+    def episode(self, shots: int, seed: int, views: int, raw: bool) -> Episode:
+        rows, _ = self._draw(shots, seed)
+        return _episode(self, self.pack.features("train"), rows, self.pack, (shots, seed), views, raw)
+
+    def held(self, shots: int, seed: int, raw: bool) -> Held:
+        val = self.pack if self._val_labels else None
+        return Held(val, self._draw(shots, seed)[1], self.pack, raw, self.device)
+
+    def features_digest(self, shots: int, seed: int) -> str:
+        return _files_digest(self.pack)
+
+
+# -- from images -------------------------------------------------------------------------------------
+
+
+class ImageSource:
+    """Episodes from image files: features are extracted once and kept in the cache.
+
+    Three kinds of cache entries: held-out parts and text once per data set, the drawn images once per (shots, seed).
+    """
+
+    prompts = "single"
+
+    def __init__(
+        self, dataset: Dataset, split: Split, root: Path, encoder_name: str, device: str, content: str
+    ) -> None:
+        self.dataset, self.split, self.root, self.device = dataset, split, root, device
+        card = encoder.card(encoder_name, device)
+        self.name, self.title, self.encoder = dataset.name, dataset.title, card.name
+        self.split_name = "own" if dataset.build is None else "built-in"
+        self.fingerprint = card.fingerprint
+        self.digests = {
+            **self.fingerprint,
+            "split": content,
+            "prompts": files.digest_of([self.split.classes, dataset.templates]),
+        }
+        self._train_labels = [label for _, label in split.train]
+        self._val_labels = [label for _, label in split.val]
+
+    def check(self, shots: int, seed: int, selection: str) -> None:
+        splits.check_shots(self._train_labels, shots, self.name, self.split.classes)
+        if selection in VAL_POLICIES and not self.split.val:
+            raise UsageError(f"{self.name} has no validation images for --selection {selection}. Use --selection none.")
+
+    @lru_cache  # noqa: B019 - a source lives as long as its run
+    def _draw(self, shots: int, seed: int) -> tuple[list[int], list[int]]:
+        return splits.draw(self._train_labels, self._val_labels, shots, seed)
+
+    def shots_digest(self, shots: int, seed: int) -> str:
+        train, val = self._draw(shots, seed)
+        return files.digest_of([[self.split.train[i] for i in train], [self.split.val[i] for i in val]])
+
+    # cache entries
+
+    def _folder(self, kind: str, content: Any) -> Path:
+        key = files.digest_of([self.fingerprint, self.digests["split"], kind, content])[:16]
+        return files.cache_root() / "features" / files.slug(f"{self.name}-{self.encoder}-{kind}-{key}")
+
+    def _held_folder(self) -> Path:
+        return self._folder("held", "")
+
+    def _text_folder(self) -> Path:
+        return self._folder("text", self.digests["prompts"])
+
+    def _shots_folder(self, shots: int, seed: int) -> Path:
+        return self._folder(f"shots{shots}-seed{seed}", self.shots_digest(shots, seed))
+
+    def prepare(self, wanted: Iterable[tuple[int, int]], views: int, watch: Watch) -> float:
+        from filelock import FileLock
+
+        started = time.perf_counter()
+        folder = self._held_folder()
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.parent / f".{folder.name}.lock"):
+            missing = [draw for draw in wanted if not self._usable(self._shots_folder(*draw), views, watch)]
+            if not self._usable(self._text_folder(), 0, watch):
+                self._extract_text()
+            if not self._usable(folder, 0, watch):
+                self._extract_held(watch)
+            if missing:
+                self._extract_shots(missing, views, watch)
+        return time.perf_counter() - started
+
+    def _usable(self, folder: Path, views: int, watch: Watch) -> bool:
+        """Whether a cache entry is there, whole, and has the views; a damaged one is set aside."""
+        pack, damage = cache.intact(folder)
+        if damage:
+            watch.note(f"{self.name}: a damaged cache entry is built again. {damage}")
+        return pack is not None and int(pack.info.fingerprint.get("views", 0)) >= views
+
+    def _encoder(self) -> encoder.Encoder:
+        return encoder.load(self.encoder, self.device)
+
+    def _features(self, entries: Sequence[Entry], views: int, watch: Watch) -> tuple[Tensor, Tensor | None]:
+        from harness import extract
+
+        paths = [self.root / path for path, _ in entries]
+        return extract.image_features(
+            self._encoder(),
+            paths,
+            [path for path, _ in entries],
+            views=views,
+            seed=VIEW_SEED,
+            on_image=watch.encoded,
+        )
+
+    def _extract_text(self) -> None:
+        from harness import extract
+
+        prompts = extract.text_features(self._encoder(), self.split.classes, self.dataset.templates)  # (C, P, D)
+        self._write(self._text_folder(), {"text": {"prompts": prompts}})
+
+    def _extract_held(self, watch: Watch) -> None:
+        entries = (*self.split.val, *self.split.test)
+        watch.stage(f"{self.name}: encoding validation and test images with {self.encoder}", len(entries))
+        image, _ = self._features(entries, 0, watch)  # (N, D)
+        cut = len(self.split.val)
+        parts = {"test": {"image": image[cut:], "label": _labels(self.split.test)}}
+        if cut:
+            parts["val"] = {"image": image[:cut], "label": _labels(self.split.val)}
+        self._write(self._held_folder(), parts)
+
+    def _extract_shots(self, draws: Sequence[tuple[int, int]], views: int, watch: Watch) -> None:
+        """Encode every image of all draws once, then write each draw."""
+        rows = {draw: self._draw(*draw)[0] for draw in draws}
+        union = sorted({row for drawn in rows.values() for row in drawn})
+        watch.stage(f"{self.name}: encoding support images and {views} views of each with {self.encoder}", len(union))
+        image, augmented = self._features([self.split.train[row] for row in union], views, watch)
+        place = {row: i for i, row in enumerate(union)}
+        for (shots, seed), drawn in rows.items():
+            here = [place[row] for row in drawn]
+            part = {"image": image[here], "label": _labels([self.split.train[row] for row in drawn])}
+            if augmented is not None:
+                part["views"] = augmented[:, here]  # (V, N, D)
+            self._write(self._shots_folder(shots, seed), {"train": part}, (shots, seed), views)
+
+    def _write(self, folder: Path, parts: Any, draw: tuple[int, int] | None = None, views: int = 0) -> None:
+        if folder.exists():  # an entry with fewer views gives way to one with more
+            shutil.rmtree(folder)
+        cache.write_pack(
+            folder,
+            dataset=self.name,
+            encoder=self.encoder,
+            classes=self.split.classes,
+            scale=self._encoder().scale,
+            fewshot={"shots": draw[0], "seed": draw[1]} if draw else None,
+            fingerprint={**self.fingerprint, "views": views},
+            parts=parts,
+        )
+
+    # reading
+
+    def episode(self, shots: int, seed: int, views: int, raw: bool) -> Episode:
+        pack = cache.open_pack(self._shots_folder(shots, seed))
+        train = pack.features("train")
+        text = cache.open_pack(self._text_folder())
+        return _episode(self, train, range(len(train)), text, (shots, seed), views, raw)
+
+    def held(self, shots: int, seed: int, raw: bool) -> Held:
+        pack = cache.open_pack(self._held_folder())
+        return Held(pack if self.split.val else None, self._draw(shots, seed)[1], pack, raw, self.device)
+
+    def features_digest(self, shots: int, seed: int) -> str:
+        folders = (self._shots_folder(shots, seed), self._held_folder(), self._text_folder())
+        return files.digest_of([_files_digest(cache.open_pack(folder)) for folder in folders])
+
+    def packs(self, shots: int, seed: int) -> list[Pack]:
+        """The cache entries that together make one whole pack, for export."""
+        folders = (self._shots_folder(shots, seed), self._held_folder(), self._text_folder())
+        return [cache.open_pack(folder) for folder in folders]
+
+
+# -- shared ------------------------------------------------------------------------------------------
+
+
+def _episode(
+    source: Any,
+    train: Features,
+    rows: Sequence[int],
+    text: Pack,
+    draw: tuple[int, int],
+    views: int,
+    raw: bool,
+) -> Episode:
+    device, picked = source.device, list(rows)
+    image = _ready(train.image[picked], raw, device)  # (N, D)
+    augmented = None
+    if views and train.views is not None:
+        augmented = _ready(train.views[:views, picked], raw, device)  # (V, N, D)
+    words = text.text()
+    words = replace(
+        words,
+        prompts=words.prompts.to(device),
+        weight=words.weight.to(device),
+        raw_mean=None if words.raw_mean is None else words.raw_mean.to(device),
+    )
+    support = Features(image, train.label[picked].to(device), augmented)
+    return Episode(support, words, shots=draw[0], seed=draw[1], dataset=source.name)
+
+
+def _ready(image: Tensor, raw: bool, device: str) -> Tensor:
+    """Move features to the device, at unit norm unless they are wanted raw."""
+    image = image.to(device)
+    return image if raw else image / image.norm(dim=-1, keepdim=True)
+
+
+def _labels(entries: Sequence[Entry]) -> Tensor:
+    import torch
+
+    return torch.tensor([label for _, label in entries], dtype=torch.int64)
+
+
+def _files_digest(pack: Pack) -> str:
+    return files.digest_of({name: entry.sha256 for name, entry in pack.info.files.items()})

@@ -1,0 +1,92 @@
+"""What a result was made with: versions, source revision, machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+
+@lru_cache
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide numbers, without importing them."""
+    names = {
+        "harness": "clip-adapter-harness",
+        "torch": "torch",
+        "torchvision": "torchvision",
+        "open_clip": "open_clip_torch",
+        "pillow": "pillow",
+        "numpy": "numpy",
+    }
+    found = {"python": platform.python_version()}
+    for name, distribution in names.items():
+        try:
+            found[name] = version(distribution)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+@lru_cache
+def git() -> dict[str, Any] | None:
+    """Commit of this checkout and whether it has changes; None where the package is not in a checkout."""
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists():
+        return None
+
+    def ask(*words: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(root), *words], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        return {
+            "commit": ask("rev-parse", "HEAD"),
+            "dirty": bool(ask("status", "--porcelain", "--untracked-files=no")),
+        }
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+@lru_cache
+def cpu() -> str:
+    """The processor's name."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def machine(device: str) -> dict[str, Any]:
+    """Processor, GPU, driver and threads."""
+    import torch
+
+    gpu = torch.cuda.get_device_name(device) if device.startswith("cuda") else None
+    return {
+        "cpu": cpu(),
+        "cores": os.cpu_count(),
+        "gpu": gpu,
+        "driver": _driver() if gpu else None,
+        "threads": torch.get_num_threads(),
+        "system": platform.system(),
+    }
+
+
+@lru_cache
+def _driver() -> str | None:
+    try:
+        return Path("/sys/module/nvidia/version").read_text().strip()
+    except OSError:
+        return None
+
+
+def provenance(device: str) -> dict[str, Any]:
+    """All of it, for a record."""
+    return {**versions(), "git": git(), "machine": machine(device)}

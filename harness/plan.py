@@ -1,0 +1,267 @@
+"""From names to a plan: which cells there are, what each one reads, and which are done already."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness import cache, encoder, files, find, folders, splits
+from harness.episodes import ImageSource, PackSource, Source
+from harness.errors import Missing, NothingSelected, UsageError, unknown
+from harness.find import MethodSpec
+from harness.results import Store, cell_key
+from harness.tune import SELECTIONS
+from harness.types import Dataset, Identity, Split
+
+DEFAULT_ENCODER = "ViT-B-16-quickgelu:openai"
+DEFAULT_METHODS = ("zero_shot", "tip", "linear_probe", "dac")
+USUAL_SHOTS = (1, 2, 4, 8, 16)
+Note = Callable[[str], None]  # tells the user one line
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """What to run, in the words of the command line."""
+
+    methods: Sequence[str] = DEFAULT_METHODS
+    datasets: Sequence[str] = ()
+    shots: Sequence[int] = ()
+    seeds: Sequence[int] = (1, 2, 3)
+    encoder: str | None = None
+    selection: str = "val-min4"
+    results: Path = Path("results")
+    device: str = "auto"
+    executor: str = "local"
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Record:
+    """One record to be: the data set whose test images are scored, and its key in the store."""
+
+    source: Source
+    identity: Identity
+    digests: dict[str, str]
+    key: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One fit and tuning, and all the records that come from it: its own test set and shifted ones."""
+
+    source: Source
+    method: MethodSpec
+    shots: int
+    seed: int
+    selection: str
+    records: tuple[Record, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.source.name} {self.method.name} {self.shots} shots seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every cell asked for, those still to be computed, and what the user should know."""
+
+    cells: list[Cell]
+    missing: list[Cell]
+    device: str
+    selection: str
+    notes: list[str] = field(default_factory=list)
+
+    def by_source(self) -> Iterator[tuple[Source, list[Cell]]]:
+        """Missing cells grouped by data set, so that each is prepared once."""
+        for source in {id(cell.source): cell.source for cell in self.missing}.values():
+            yield source, [cell for cell in self.missing if cell.source is source]
+
+    def records(self) -> list[Record]:
+        return [record for cell in self.cells for record in cell.records]
+
+
+def make_plan(spec: RunSpec, store: Store, note: Note = lambda _: None) -> Plan:
+    """Resolve every name, check every request, and find what the store lacks. Extracts nothing."""
+    _check_spec(spec)
+    methods = find.methods(spec.methods)
+    if not methods:
+        raise NothingSelected("No method selected. Use --methods zero_shot,tip or --methods all.")
+    device = encoder.resolve_device(spec.device)
+    names, targets, said = _dataset_names(spec)
+    for line in said:
+        note(line)
+    cells = []
+    for name in names:
+        source = make_source(name, spec.encoder, device, note)
+        shifted = [make_source(target, source.encoder, device, note) for target in targets.get(name, ())]
+        shots = spec.shots or (_default_shots(source, note),)
+        for shot in shots:
+            for seed in spec.seeds:
+                source.check(shot, seed, spec.selection)
+                cells += [_cell(source, shifted, method, shot, seed, spec.selection) for method in methods]
+    missing = cells if spec.force else [cell for cell in cells if not _done(cell, store)]
+    return Plan(cells, missing, device, spec.selection, said)
+
+
+def _check_spec(spec: RunSpec) -> None:
+    if spec.selection not in SELECTIONS:
+        raise UsageError(unknown("selection policy", spec.selection, SELECTIONS))
+    if spec.executor != "local":
+        raise UsageError(f"--executor {spec.executor} is not available in this version; use --executor local.")
+    for shots in spec.shots:
+        if shots < 1:
+            raise UsageError(f"--shots {shots}: at least 1 image per class is needed. The field uses 1,2,4,8,16.")
+    if not spec.seeds:
+        raise NothingSelected("No seed selected. Use --seeds 1,2,3.")
+
+
+# -- data sets ---------------------------------------------------------------------------------------
+
+
+def known_datasets() -> list[str]:
+    """Every name that --datasets takes: built-in sets, own images, imported packs."""
+    return sorted({*find.dataset_names(), *folders.own_sets(), *cache.imported_packs()})
+
+
+def _dataset_names(spec: RunSpec) -> tuple[list[str], dict[str, list[str]], list[str]]:
+    """Sources to fit on, shifted targets of each, and lines to say."""
+    said = []
+    asked = list(spec.datasets)
+    if not asked:
+        asked = ["demo"]
+        said.append("No data set is prepared here: running the embedded demo suite with its own small encoder.")
+    suites, known = find.suites(), known_datasets()
+    names: list[str] = []
+    for item in asked:
+        exact = item if item in known else re.sub("-", "_", item.lower())
+        if exact not in known and exact not in suites:
+            raise UsageError(unknown("data set or suite", item, [*known, *suites]))
+        names += suites[exact] if exact in suites and exact not in known else [exact]
+    sources: list[str] = []
+    targets: dict[str, list[str]] = {}
+    for name in dict.fromkeys(names):
+        source = find.dataset(name).source if name in find.dataset_names() else None
+        if source is None:
+            sources.append(name)
+            continue
+        targets.setdefault(source, []).append(name)
+        if source not in names:
+            said.append(f"{name} is a shifted test set: methods are fitted and tuned on {source}.")
+            sources.append(source)
+    return list(dict.fromkeys(sources)), targets, said
+
+
+def make_source(name: str, encoder_name: str | None, device: str, note: Note) -> Source:
+    """One data set under one encoder. Builds a generated data set on first use."""
+    packs = cache.imported_packs()
+    if name in packs:
+        pack = cache.open_pack(packs[name])
+        if encoder_name and encoder_name != pack.info.encoder:
+            raise UsageError(
+                f"{name} is a pack of {pack.info.encoder} features; --encoder {encoder_name} cannot be used."
+            )
+        return PackSource(name, pack, device)
+    if name in folders.own_sets():
+        dataset, split, root = folders.load_own(name)
+        content = files.sha256_of(folders.own_sets()[name] / "dataset.json")
+    else:
+        dataset = find.dataset(name)
+        split, root = built(dataset, note)
+        content = splits.split_digest(split)
+    chosen = _encoder_for(dataset, encoder_name, device, note)
+    return ImageSource(dataset, split, root, chosen, device, content)
+
+
+def built(dataset: Dataset, note: Note) -> tuple[Split, Path]:
+    """Split and image folder of a built-in data set; a generated one is built once, then found."""
+    if dataset.build is None:
+        raise Missing(f"{dataset.name} has no images here yet.")
+    from filelock import FileLock
+
+    from harness.machine import versions
+
+    home = files.data_root() / "built" / f"{dataset.name}-{versions()['harness']}"
+    home.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(home.parent / f".{home.name}.lock"):
+        if not (home / "split.json").is_file():
+            note(f"{dataset.name}: making its images")
+            with files.new_folder(home) as folder:
+                (folder / "images").mkdir()
+                splits.save_split(dataset.build(folder / "images"), folder / "split.json")
+    return splits.load_split(home / "split.json"), home / "images"
+
+
+def _encoder_for(dataset: Dataset, asked: str | None, device: str, note: Note) -> str:
+    """The encoder asked for, else the data set's own, else the default, else what can be had without a network."""
+    shipped = sorted(find.encoders())
+    name = asked or dataset.encoder
+    if name:
+        plain = name.lower().replace("-", "_")
+        return plain if plain in shipped else name
+    try:
+        encoder.identify(DEFAULT_ENCODER, device)
+        return DEFAULT_ENCODER
+    except Missing as error:
+        if not shipped:
+            raise
+        note(
+            f"{dataset.name}: the default encoder {DEFAULT_ENCODER} cannot be had here ({error}). Using the embedded "
+            f"{shipped[0]!r}, which knows little of real photographs: name a better one with --encoder."
+        )
+        return shipped[0]
+
+
+def _default_shots(source: Source, note: Note) -> int:
+    """16, or the largest usual number that every class has images for."""
+    if isinstance(source, PackSource) and source.pack.info.fewshot is not None:
+        return source.pack.info.fewshot.shots
+    for shots in sorted(USUAL_SHOTS, reverse=True):
+        try:
+            source.check(shots, 1, "none")
+        except UsageError as error:
+            if shots == min(USUAL_SHOTS):
+                raise
+            reason = error
+            continue
+        if shots != max(USUAL_SHOTS):
+            note(f"{source.name}: using --shots {shots}. {reason}")
+        return shots
+    raise AssertionError("unreachable")
+
+
+# -- cells -------------------------------------------------------------------------------------------
+
+
+def _cell(source: Source, shifted: Sequence[Source], method: MethodSpec, shots: int, seed: int, selection: str) -> Cell:
+    shots_digest = source.shots_digest(shots, seed)
+    records = []
+    for scored in (source, *shifted):
+        identity = Identity(
+            method=method.name,
+            method_version=method.version,
+            dataset=scored.name,
+            encoder=source.encoder,
+            shots=shots,
+            seed=seed,
+            selection=selection,
+            prompts=source.prompts,
+            split=scored.split_name,
+            overrides=dict(sorted(method.overrides.items())),
+        )
+        digests: dict[str, Any] = {
+            **scored.digests,
+            "prompts": source.digests["prompts"],
+            "shots": shots_digest,
+        }
+        if scored is not source:
+            digests["source"] = source.digests["split"]
+        records.append(Record(scored, identity, digests, cell_key(identity, digests)))
+    return Cell(source, method, shots, seed, selection, tuple(records))
+
+
+def _done(cell: Cell, store: Store) -> bool:
+    found = [store.get(record.key) for record in cell.records]
+    return all(result is not None and result.status == "ok" for result in found)

@@ -1,0 +1,208 @@
+"""The loop over cells: prepare features, build the episode, tune, freeze, score the test set once, record.
+
+A cell that fails becomes a record of its own and never stops the others.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from harness import clock, lock, machine
+from harness.episodes import Held, Source
+from harness.errors import HarnessError
+from harness.files import cache_root, data_root
+from harness.plan import Cell, Plan, RunSpec, make_plan
+from harness.results import Store, score
+from harness.tune import Choice, tune
+from harness.types import Method, Result, Score, Timing
+from harness.watch import Watch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ROWS = 8192  # test rows scored at a time; bounds memory, and results don't depend on it
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run did: the plan, and the records that it computed."""
+
+    plan: Plan
+    computed: list[Result] = field(default_factory=list)
+    obstacles: list[HarnessError] = field(default_factory=list)  # data sets whose features could not be had
+
+    @property
+    def failed(self) -> list[Result]:
+        return [result for result in self.computed if result.status == "failed"]
+
+
+def run(spec: RunSpec, watch: Watch | None = None) -> Report:
+    """Do what is missing of a plan. The same spec again does nothing."""
+    watch = watch or Watch()
+    store = Store(spec.results)
+    store.check_writable()
+    plan = make_plan(spec, store, watch.note)
+    report = Report(plan)
+    for folder in (cache_root(), data_root(), spec.results):
+        lock.protect(folder)
+    watch.begin(plan)
+    try:
+        for source, cells in plan.by_source():
+            _run_source(source, cells, store, report, watch)
+    finally:
+        watch.end()
+    return report
+
+
+def _run_source(source: Source, cells: Sequence[Cell], store: Store, report: Report, watch: Watch) -> None:
+    """All cells of one data set. If its features cannot be had, the other data sets still run."""
+    try:
+        extract_s = _prepare(source, cells, watch)
+    except HarnessError as error:
+        watch.note(f"{source.name}: {error}")
+        report.obstacles.append(error)
+        return
+    for cell in cells:
+        results = [store.write(result) for result in run_cell(cell, report.plan.device, extract_s)]
+        report.computed.extend(results)
+        watch.cell(cell, results)
+
+
+def _prepare(source: Source, cells: Sequence[Cell], watch: Watch) -> float:
+    """Extract what these cells need and the cache lacks; return the seconds it took."""
+    draws = sorted({(cell.shots, cell.seed) for cell in cells})
+    views = max(cell.method.cls.views for cell in cells)
+    shifted = {id(r.source): r.source for cell in cells for r in cell.records if r.source is not source}
+    return source.prepare(draws, views, watch) + sum(target.prepare((), 0, watch) for target in shifted.values())
+
+
+def run_cell(cell: Cell, device: str, extract_s: float) -> list[Result]:
+    """Fit, tune and score one cell: one record for its own test set and one for each shifted set."""
+    started, begun = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
+    clock.reset_peak_memory(device)
+    cls, source = cell.method.cls, cell.source
+    common: dict[str, Any] = {}
+    try:
+        episode = source.episode(cell.shots, cell.seed, cls.views, cls.raw)
+        held = source.held(cell.shots, cell.seed, cls.raw)
+        choice = tune(cls, cell.method.overrides, episode, _labelled(held, cell.selection), device)
+        common = _common(cell, choice, episode.support.views)
+        scored = []
+        for record in cell.records:
+            here = held if record.source is source else record.source.held(cell.shots, cell.seed, cls.raw)
+            scored.append(_score_test(choice.method, here, len(episode.text.classes), device))
+    except HarnessError as error:
+        return _failed(cell, str(error), device, started, begun)
+    except Exception as error:  # a method may raise anything
+        return _failed(cell, f"{type(error).__name__}: {error}", device, started, begun)
+    results = []
+    for record, (test, predict_s) in zip(cell.records, scored, strict=True):
+        timing = Timing(
+            extract_s=extract_s,
+            fit_s=choice.fit_s,
+            select_s=choice.select_s,
+            predict_s=predict_s,
+            images_per_s=test.total / predict_s if predict_s > 0 else None,
+            device=device,
+        )
+        digests = {**record.digests, "features": source.features_digest(cell.shots, cell.seed)}
+        results.append(
+            Result(
+                key=record.key,
+                status="ok",
+                identity=record.identity,
+                digests=digests,
+                test=test,
+                timing=timing,
+                peak_memory_bytes=clock.peak_memory_bytes(device),
+                provenance=_provenance(device, started, begun),
+                **common,
+            )
+        )
+    return results
+
+
+def _labelled(held: Held, selection: str) -> Any:
+    """The reader of the labels that a policy may use, or None."""
+    if selection == "none":
+        return None
+    return held.test if selection == "oracle" else lambda: held.val(selection)
+
+
+def _common(cell: Cell, choice: Choice, views: Tensor | None) -> dict[str, Any]:
+    method, cls = choice.method, cell.method.cls
+    notes = []
+    if cls.transductive:
+        notes.append("transductive")
+    if cls.views and views is None:
+        notes.append("no augmented views in the pack: the plain image stands in")
+    return {
+        "hyperparameters": choice.values,
+        "labels_for_selection": choice.labels,
+        "configurations_tried": choice.tried,
+        "val": choice.val if cell.selection != "oracle" else None,
+        "trained_parameters": method.trained_parameters(),
+        "facts": method.facts(),
+        "notes": notes,
+    }
+
+
+def _score_test(method: Method, held: Held, classes: int, device: str) -> tuple[Score, float]:
+    """Predict every test image with the frozen method, then, and only then, read the labels."""
+    image = held.test_image()  # (N, D)
+    watch = clock.Stopwatch(device)
+    prediction = predict(method, image, classes)  # (N,)
+    seconds = watch.seconds()
+    label = held.test_label()  # (N,)
+    return count(prediction, label, classes), seconds
+
+
+def predict(method: Method, image: Tensor, classes: int) -> Tensor:
+    """The class with the largest logit: (N, D) -> (N,). Refuses logits that are no numbers."""
+    import torch
+
+    rows = len(image) if method.transductive else ROWS
+    found = []
+    for start in range(0, len(image), rows):
+        block = image[start : start + rows]  # (B, D)
+        with lock.closed(), torch.inference_mode():
+            logits = method.logits(block)
+        if tuple(logits.shape) != (len(block), classes):
+            raise ValueError(f"logits has shape {tuple(logits.shape)}, not {(len(block), classes)}")
+        if not bool(torch.isfinite(logits).all()):
+            raise ValueError("logits holds NaN or infinity")
+        found.append(logits.argmax(1))
+    return torch.cat(found)
+
+
+def count(prediction: Tensor, label: Tensor, classes: int) -> Score:
+    """Right answers, over all and per class: (N,), (N,) -> Score."""
+    right = (prediction == label).double()
+    total = label.bincount(minlength=classes).tolist()
+    correct = label.bincount(weights=right, minlength=classes).tolist()
+    per_class = [100 * c / t if t else None for c, t in zip(correct, total, strict=True)]
+    return score(int(right.sum()), len(label), per_class)
+
+
+def _failed(cell: Cell, error: str, device: str, started: str, begun: float) -> list[Result]:
+    line = " ".join(error.split())
+    return [
+        Result(
+            key=record.key,
+            status="failed",
+            error=line,
+            identity=record.identity,
+            digests=record.digests,
+            timing=Timing(device=device),
+            provenance=_provenance(device, started, begun),
+        )
+        for record in cell.records
+    ]
+
+
+def _provenance(device: str, started: str, begun: float) -> dict[str, Any]:
+    return {**machine.provenance(device), "started": started, "seconds": time.perf_counter() - begun}

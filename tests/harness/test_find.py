@@ -1,0 +1,141 @@
+"""Names become methods and data sets; whatever is wrong is told in one line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness import find
+from harness.errors import UsageError
+from harness.types import Dataset, Method
+
+GOOD = """
+from dataclasses import dataclass
+from harness import Method
+
+@dataclass
+class Mine(Method):
+    sharpness: float = 2.0
+    logit_grid = {"sharpness": [1.0, 2.0]}
+
+    def fit(self, episode):
+        self.weight = episode.text.weight
+        return self
+
+    def logits(self, image):
+        return self.sharpness * image @ self.weight.T
+"""
+
+
+def plugin(folder: Path, source: str, name: str = "mine.py") -> str:
+    path = folder / name
+    path.write_text(source)
+    return str(path)
+
+
+@pytest.mark.parametrize("name", find.method_names())
+def test_every_file_holds_one_method(name: str) -> None:
+    spec = find.method(name)
+    assert spec.name == name
+    assert issubclass(spec.cls, Method)
+
+
+@pytest.mark.parametrize("name", find.dataset_names())
+def test_every_data_set_is_named_like_its_file(name: str) -> None:
+    dataset = find.dataset(name)
+    assert isinstance(dataset, Dataset)
+    assert dataset.name == name
+    assert all("{}" in template for template in dataset.templates)
+
+
+@pytest.mark.parametrize("suite", find.suites())
+def test_every_suite_lists_known_data_sets(suite: str) -> None:
+    assert set(find.suites()[suite]) <= set(find.dataset_names())
+
+
+def test_hyphens_and_capitals_do_not_matter() -> None:
+    assert find.method("Zero-Shot").cls is find.method("zero_shot").cls
+
+
+def test_all_stands_for_every_method_and_repeats_count_once() -> None:
+    names = [spec.name for spec in find.methods(["tip", "all", "tip"])]
+    assert sorted(names) == find.method_names()
+
+
+def test_values_can_be_fixed_by_name() -> None:
+    spec = find.method("tip[alpha=1.5, beta=2]")
+    assert spec.overrides == {"alpha": 1.5, "beta": 2.0}
+    assert [s.overrides for s in find.methods(["tip[alpha=1.5]", "tip"])] == [{"alpha": 1.5}, {}]
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("tipp", "Did you mean tip"),
+        ("tip[gamma=1]", "No hyperparameter of tip named 'gamma'"),
+        ("tip[alpha=high]", "alpha takes a float, not 'high'"),
+        ("tip[alpha]", "field=value"),
+        ("tip[alpha=1", "Cannot read the method"),
+        ("nowhere/mine.py", "No method file nowhere/mine.py"),
+    ],
+)
+def test_a_wrong_request_says_what_to_type(asked: str, said: str) -> None:
+    with pytest.raises(UsageError, match="(?s)" + said.replace("[", r"\[")) as told:
+        find.method(asked)
+    assert "\n" not in str(told.value)
+
+
+def test_a_file_is_a_method_and_an_edit_is_another_version(tmp_path: Path) -> None:
+    first = find.method(plugin(tmp_path, GOOD))
+    again = find.method(plugin(tmp_path, GOOD))
+    edited = find.method(plugin(tmp_path, GOOD + "\n# better\n"))
+    assert first.name == "mine"
+    assert again.cls is first.cls
+    assert edited.version != first.version
+
+
+def test_a_forgotten_dataclass_decorator_is_forgiven(tmp_path: Path) -> None:
+    spec = find.method(plugin(tmp_path, GOOD.replace("@dataclass\n", "")) + "[sharpness=3]")
+    assert spec.overrides == {"sharpness": 3.0}
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("import no_such_module_anywhere", "mine.py:1: ModuleNotFoundError"),
+        ("def broken(:", "mine.py:1: SyntaxError"),
+        ("x = 1", "expected one subclass of harness.Method, found none"),
+        (GOOD + GOOD.replace("Mine", "Other"), "found Mine, Other"),
+        (GOOD.replace("def logits", "def logit"), "Mine must define logits"),
+        (GOOD.replace("sharpness: float = 2.0", "sharpness: float"), "needs a default"),
+        (GOOD.replace('{"sharpness"', '{"sharp"'), "logit_grid names 'sharp', which is no field"),
+        (GOOD.replace("[1.0, 2.0]", "[]"), "must list at least one value"),
+        (GOOD.replace('{"sharpness": [1.0, 2.0]}', "[1.0]"), "logit_grid must be a dict"),
+    ],
+)
+def test_a_broken_plugin_is_told_in_one_line(tmp_path: Path, source: str, said: str) -> None:
+    with pytest.raises(UsageError) as told:
+        find.method(plugin(tmp_path, source))
+    assert said in str(told.value)
+    assert "mine.py" in str(told.value)
+    assert "\n" not in str(told.value).strip()
+
+
+def test_a_plugin_cannot_take_the_name_of_a_method(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="exists already"):
+        find.method(plugin(tmp_path, GOOD, "tip.py"))
+
+
+def test_another_methods_package_that_hides_ours_is_named(tmp_path: Path) -> None:
+    (tmp_path / "methods").mkdir()
+    (tmp_path / "methods" / "__init__.py").touch()
+    root = Path(find.__file__).parents[1]
+    code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(root)!r}]\nfrom harness.cli import main\nsys.exit(main(['methods', 'list']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 2
+    assert str(tmp_path / "methods") in done.stderr
+    assert str(root / "methods") in done.stderr
+    assert "Traceback" not in done.stderr
