@@ -102,6 +102,11 @@ def _lbfgs(
     x, (value, gradient, relative) = start, objective(start)
     pairs: deque[tuple[Tensor, Tensor, float]] = deque(maxlen=memory)
     for iteration in range(max_iterations):
+        if not math.isfinite(relative):
+            raise HarnessError(
+                f"Logistic regression broke down: the loss was {float(value)} at step {iteration}; "
+                "check the features for NaN, and that they differ between images."
+            )
         if relative <= tol:
             return x, iteration, relative
         direction = -_inverse_hessian(gradient, pairs)
@@ -113,10 +118,6 @@ def _lbfgs(
         if curvature > 1e-12 * float(turn.norm()) ** 2:
             pairs.append((change, turn, 1 / curvature))
         x, (value, gradient, relative) = x + change, new
-        if not math.isfinite(relative):
-            raise HarnessError(
-                f"Logistic regression broke down: loss {float(value)} at step {iteration + 1}."
-            )
     return x, max_iterations, relative
 
 

@@ -1,0 +1,151 @@
+"""DAC is Tip-Adapter before it trains, trains what it says on what it says, and gains from it."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn import functional
+
+from harness.contract import example_episode, example_queries
+from harness.errors import UsageError
+from harness.types import Episode, Method
+from methods._maths import unit
+from methods.dac import Dac
+from methods.dac_v import DacV, _draw
+from methods.tip import Tip
+from methods.zero_shot import ZeroShot
+
+
+def episode(**wanted) -> Episode:
+    return example_episode(**{"raw": True, "views": 2, **wanted})
+
+
+def queries(problem: Episode) -> torch.Tensor:
+    return example_queries(problem, raw=True)[0]
+
+
+def test_before_its_first_step_the_visual_part_is_tip():
+    problem = episode()
+    untrained, tip = DacV(steps=0).fit(problem), Tip().fit(problem)
+    torch.testing.assert_close(untrained.logits(queries(problem)), tip.logits(queries(problem)))
+
+
+def test_before_its_first_text_step_dac_is_its_visual_part():
+    problem = episode()
+    visual, both = DacV().fit(problem), Dac(text_steps=0).fit(problem)
+    torch.testing.assert_close(both.logits(queries(problem)), visual.logits(queries(problem)))
+
+
+@pytest.mark.parametrize("kind", [DacV, Dac])
+def test_the_zero_shot_branch_never_sees_adapted_features(kind):
+    problem = episode()
+    method = kind(alpha=0.0).fit(problem)
+    moved = (method.adapter - torch.eye(64)).abs().max()
+    assert moved > 1e-3
+    text = problem.text if kind is DacV else replace(problem.text, weight=method.weights[method.text_lr])
+    expected = ZeroShot().fit(replace(problem, text=text)).logits(queries(problem))
+    assert torch.equal(method.logits(queries(problem)), expected)
+
+
+def test_the_adapter_brings_a_class_together_and_apart_from_others():
+    problem = episode(counts=(8,) * 5, views=0)
+    method = DacV().fit(problem)
+    image, label = example_queries(problem, raw=True)
+    same = label[:, None] == label
+
+    def gap(z: torch.Tensor) -> float:
+        similarity = z @ z.T
+        return float(similarity[same].mean() - similarity[~same].mean())
+
+    assert gap(method.adapt(image)) > 2 * gap(unit(image))
+
+
+def test_the_text_is_trained_by_cross_entropy_on_the_image_text_branch_alone():
+    problem = episode(views=0, counts=(2, 2, 2))
+    support, text = problem.support, problem.text
+    weight = text.weight.clone().requires_grad_(True)
+    optimiser = torch.optim.AdamW([weight], lr=1e-3, weight_decay=0.0)
+    score = text.scale * unit(support.image) @ unit(weight).T
+    functional.cross_entropy(score, support.label).backward()
+    optimiser.step()
+    method = Dac(steps=0, text_steps=1, text_lr=1e-3).fit(problem)
+    torch.testing.assert_close(method.weights[1e-3], unit(weight.detach()))
+
+
+def test_one_fit_trains_a_text_for_every_rate_searched():
+    problem = episode()
+    method = Dac(text_lr=7e-4).fit(problem)
+    assert set(method.weights) == {1e-4, 3e-4, 7e-4, 1e-3}
+    alone = Dac(text_lr=1e-4).fit(problem)
+    assert torch.equal(method.at({"text_lr": 1e-4}).logits(queries(problem)), alone.logits(queries(problem)))
+
+
+@pytest.mark.parametrize("axes", [("text_lr", "beta", "alpha"), ("beta", "text_lr"), ("alpha",)])
+def test_its_sweep_is_brute_force_in_any_layout(axes):
+    problem = episode()
+    method = Dac().fit(problem)
+    values = {"text_lr": [1e-4, 1e-3], "beta": [0.5, 3.0, 7.0], "alpha": [0.0, 1.0]}
+    method.logit_grid = {axis: values[axis] for axis in axes}
+    image, label = example_queries(problem, raw=True)
+    assert (method.sweep(image, label) - Method.sweep(method, image, label)).abs().max() <= 1
+
+
+def test_one_shot_without_views_says_what_is_missing():
+    with pytest.raises(UsageError, match=r"mydata has one image per class .* 'views'") as caught:
+        DacV().fit(replace(episode(counts=(1, 1, 1), views=0), dataset="mydata"))
+    assert "\n" not in str(caught.value)
+
+
+def test_one_shot_with_two_views_trains():
+    method = DacV().fit(episode(counts=(1, 1, 1), views=2))
+    assert (method.adapter - torch.eye(64)).abs().max() > 1e-3
+
+
+def test_a_step_shows_each_image_once_or_twice_where_a_class_has_one_image():
+    generator = torch.Generator().manual_seed(0)
+    view, row = _draw((2, 3), 4, 100, generator)
+    assert row.tolist() == [0, 1, 2, 3, 4] and set(view.tolist()) <= {0, 1, 2, 3}
+    view, row = _draw((1, 3), 4, 100, generator)
+    assert row.tolist() == [0, 1, 2, 3] * 2
+    assert all(a != b for a, b in view.reshape(2, 4).T.tolist())
+
+
+def test_a_small_batch_holds_whole_classes_and_at_least_two():
+    generator = torch.Generator().manual_seed(0)
+    seen = set()
+    for _ in range(20):
+        _, row = _draw((3, 3, 3, 3), 1, 5, generator)
+        classes = sorted(set((row // 3).tolist()))
+        assert len(classes) == 2 and len(row) == 6
+        seen |= set(classes)
+    assert seen == {0, 1, 2, 3}
+
+
+def test_many_classes_train_in_batches():
+    problem = episode(counts=(2,) * 12, views=0)
+    whole, parts = DacV(steps=20).fit(problem), DacV(steps=20, batch=8).fit(problem)
+    assert not torch.allclose(whole.adapter, parts.adapter)
+
+
+def test_it_gains_over_the_untrained_cache_where_nuisance_hides_the_classes():
+    generator = torch.Generator().manual_seed(0)
+    problem = episode(counts=(8,) * 6, dim=32, views=0, scale=5.0)
+    nuisance = torch.randn(4, 32, generator=generator)
+
+    def hide(x: torch.Tensor) -> torch.Tensor:
+        return x + 4 * torch.randn(len(x), 4, generator=generator) @ unit(nuisance)
+
+    problem = replace(problem, support=replace(problem.support, image=hide(problem.support.image)))
+    image, label = example_queries(problem, each=50, raw=True)
+    image = hide(image)
+    right = {
+        kind: int((kind(alpha=5.0, beta=3.0).fit(problem).logits(image).argmax(1) == label).sum())
+        for kind in (Tip, DacV)
+    }
+    assert right[DacV] > right[Tip] + 20  # of 300
+
+
+def test_it_counts_adapter_and_text():
+    problem = episode(counts=(2, 2, 2), dim=16)
+    assert DacV(steps=0).fit(problem).trained_parameters() == 16 * 16
+    assert Dac(steps=0, text_steps=0).fit(problem).trained_parameters() == 16 * 16 + 3 * 16

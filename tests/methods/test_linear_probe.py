@@ -1,0 +1,104 @@
+"""The linear probe finds the optimum that scikit-learn finds, at any scale, and really iterates."""
+
+import math
+
+import pytest
+import torch
+
+from harness.contract import example_episode, example_queries
+from harness.errors import HarnessError
+from harness.types import Episode, Features, Text
+from methods.linear_probe import LinearProbe
+
+
+def converged(episode: Episode, c: float):
+    from sklearn.linear_model import LogisticRegression
+
+    solver = LogisticRegression(C=c, tol=1e-10, max_iter=20_000)
+    return solver.fit(episode.support.image.double().numpy(), episode.support.label.numpy())
+
+
+@pytest.mark.parametrize("raw", [False, True])
+@pytest.mark.parametrize("c", [1e-3, 0.316, 10.0, 1e4])
+def test_it_is_the_converged_logistic_regression_of_scikit_learn(c, raw):
+    episode = example_episode((12,) * 6, dim=24, raw=raw, scale=30.0)
+    image, label = example_queries(episode, each=80, raw=raw)
+    probe, truth = LinearProbe(c=c).fit(episode), converged(episode, c)
+    error = (probe.weight - torch.tensor(truth.coef_)).norm() / torch.tensor(truth.coef_).norm()
+    assert error < 0.01
+    ours = probe.logits(image).argmax(1)
+    theirs = torch.tensor(truth.predict(image.double().numpy()))
+    assert abs(float((ours == label).double().mean() - (theirs == label).double().mean())) <= 0.005
+    assert (ours == theirs).double().mean() > 0.99
+
+
+def test_two_classes_agree_with_scikit_learns_binary_fit():
+    episode = example_episode((10, 10), dim=8)
+    image, _ = example_queries(episode, each=50)
+    ours = LinearProbe(c=5.0, tol=1e-6).fit(episode).logits(image)
+    # The binary form penalises w by |w|^2 / 2, where two opposite halves of it cost |w|^2 / 4.
+    theirs = converged(episode, 10.0).decision_function(image.double().numpy())
+    torch.testing.assert_close((ours[:, 1] - ours[:, 0]).double(), torch.tensor(theirs), rtol=1e-3, atol=1e-3)
+
+
+def test_unequal_shots_have_their_weight():
+    episode = example_episode((2, 9, 4), dim=16)
+    probe, truth = LinearProbe(c=1.0, tol=1e-6).fit(episode), converged(episode, 1.0)
+    torch.testing.assert_close(probe.weight.double(), torch.tensor(truth.coef_), rtol=1e-3, atol=1e-4)
+    bias = probe.bias.double() - probe.bias.mean()
+    torch.testing.assert_close(
+        bias, torch.tensor(truth.intercept_ - truth.intercept_.mean()), rtol=1e-3, atol=1e-3
+    )
+
+
+def test_many_classes_of_unit_norm_features_are_not_left_at_the_start():
+    """The gradient at 0 shrinks with the number of classes; an absolute tolerance takes that for the end."""
+    generator = torch.Generator().manual_seed(0)
+    label = torch.arange(400).repeat_interleave(2)
+    cone = torch.randn(1, 16, generator=generator)
+    centre = cone + 0.1 * torch.randn(400, 16, generator=generator)
+    image = centre[label] + 0.02 * torch.randn(800, 16, generator=generator)
+    image = image / image.norm(dim=1, keepdim=True)
+    text = Text(tuple(map(str, range(400))), torch.zeros(400, 1, 16), torch.zeros(400, 16), 100.0)
+    probe = LinearProbe(c=10.0).fit(Episode(Features(image, label), text, 2, 1))
+    trap = (torch.eye(400)[label] - 1 / 400).T @ image / len(image)
+    assert trap.abs().max() < 2e-3  # what an absolute rule looks at, before the first step
+    assert probe.facts()["iterations"] > 0 and probe.facts()["relative_gradient"] <= 1e-3
+    assert (probe.logits(image).argmax(1) == label).float().mean() > 0.3
+
+
+@pytest.mark.parametrize("size", [1e-2, 1e2])
+def test_the_stopping_rule_is_free_of_scale(size):
+    episode = example_episode((6,) * 4, dim=16)
+    support = Features(episode.support.image * size, episode.support.label)
+    scaled = Episode(support, episode.text, episode.shots, episode.seed)
+    plain, other = LinearProbe(c=10.0).fit(episode), LinearProbe(c=10.0 / size**2).fit(scaled)
+    torch.testing.assert_close(
+        other.weight * size, plain.weight, rtol=1e-2, atol=1e-3 * float(plain.weight.abs().max())
+    )
+
+
+def test_it_reports_how_far_it_got():
+    probe = LinearProbe(c=1e4, max_iterations=3).fit(example_episode())
+    assert probe.facts()["iterations"] == 3
+    assert probe.facts()["relative_gradient"] > probe.tol
+    assert probe.trained_parameters() == 5 * (64 + 1)
+
+
+def test_it_goes_as_far_as_the_arithmetic_and_no_further():
+    probe = LinearProbe(c=1.0, tol=0.0).fit(example_episode((2, 2), dim=4))
+    assert probe.facts()["relative_gradient"] < 1e-6
+
+
+def test_features_that_are_not_numbers_are_told_in_one_line():
+    episode = example_episode((2, 2))
+    episode.support.image[0, 0] = math.inf
+    with pytest.raises(HarnessError, match="Logistic regression broke down") as caught:
+        LinearProbe().fit(episode)
+    assert "\n" not in str(caught.value)
+
+
+def test_stronger_penalties_come_first():
+    values = LinearProbe.fit_grid["c"]
+    assert list(values) == sorted(values) and len(values) == 15
+    assert math.isclose(values[0], 1e-3) and math.isclose(values[-1], 1e4)

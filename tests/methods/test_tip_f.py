@@ -1,0 +1,80 @@
+"""Tip-Adapter-F starts as Tip-Adapter, trains its keys alone and lowers its loss."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn import functional
+
+from harness.contract import example_episode, example_queries
+from harness.errors import HarnessError
+from methods.tip import Tip
+from methods.tip_f import TipF, _shuffled
+
+
+def test_before_the_first_epoch_it_is_tip():
+    episode = example_episode(raw=True, views=2)
+    image, _ = example_queries(episode, raw=True)
+    assert torch.equal(TipF(epochs=0).fit(episode).logits(image), Tip().fit(episode).logits(image))
+
+
+def test_one_step_of_the_keys_is_adamw_on_the_cross_entropy_of_the_whole_score():
+    episode = example_episode((2, 2, 2), dim=8)
+    support, text = episode.support, episode.text
+    keys = support.image.clone().requires_grad_(True)
+    optimiser = torch.optim.AdamW([keys], lr=1e-3, eps=1e-4, weight_decay=0.01)
+    one_hot = functional.one_hot(support.label).float()
+    score = text.scale * support.image @ text.weight.T
+    score = score + 1.17 * (-(1 - support.image @ keys.T)).exp() @ one_hot
+    functional.cross_entropy(score, support.label).backward()
+    optimiser.step()
+    torch.testing.assert_close(TipF(epochs=1).fit(episode).keys, keys.detach())
+
+
+def test_training_lowers_the_loss_on_the_support_set():
+    episode = example_episode((8,) * 5, scale=5.0)
+    support = episode.support
+    losses = [
+        functional.cross_entropy(TipF(epochs=epochs).fit(episode).logits(support.image), support.label)
+        for epochs in (0, 20)
+    ]
+    assert losses[1] < 0.9 * losses[0]
+
+
+def test_an_epoch_visits_every_image_once_and_another_view_each_time():
+    steps = _shuffled(10, 3, 4, seed=1)
+    assert [epoch for epoch, _ in steps] == [0] * 3 + [1] * 3 + [2] * 3
+    orders = [torch.cat([rows for at, rows in steps if at == epoch]).tolist() for epoch in range(3)]
+    assert all(sorted(order) == list(range(10)) for order in orders)
+    assert orders[0] != orders[1]
+
+
+def test_later_views_are_trained_on():
+    episode = example_episode(raw=True, views=2)
+    assert episode.support.views is not None
+    other = replace(
+        episode, support=replace(episode.support, views=episode.support.views[[0, 0]] * torch.ones(2, 1, 1))
+    )
+    same_start = {"epochs": 2}
+    one, two = TipF(**same_start).fit(episode), TipF(**same_start).fit(other)
+    assert not torch.allclose(one.keys - Tip().fit(episode).keys, two.keys - Tip().fit(other).keys, atol=1e-5)
+
+
+def test_epochs_and_initial_alpha_are_the_references():
+    assert [TipF()._epochs(name) for name in ("eurosat", "dtd")] == [100, 20]
+    assert TipF(epochs=3)._epochs("eurosat") == 3
+    episode = replace(example_episode((2, 2)), dataset="caltech101")
+    explicit = TipF(train_alpha=3.0).fit(episode).keys
+    assert torch.equal(TipF().fit(episode).keys, explicit)
+    assert not torch.equal(TipF(train_alpha=1.17).fit(episode).keys, explicit)
+
+
+def test_it_counts_its_keys():
+    assert TipF(epochs=0).fit(example_episode((2, 3), dim=7)).trained_parameters() == 5 * 7
+
+
+def test_features_that_are_not_numbers_are_told_in_one_line():
+    episode = example_episode((2, 2))
+    episode.support.image[0, 0] = torch.nan
+    with pytest.raises(HarnessError, match="step 1 of 20"):
+        TipF().fit(episode)
