@@ -6,6 +6,7 @@ import json
 import pickle
 import re
 import shutil
+import warnings
 import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -59,7 +60,7 @@ def import_tip_adapter(
 
     Reads `keys_<K>shots.pt` (D, N), `values_<K>shots.pt` (N, C), `val_f.pt` and `test_f.pt` (M, D),
     `val_l.pt` and `test_l.pt` (M,), and `text_weights*.pt` (D, C), as plain tensors only: nothing in them can
-    run code. `classes` is a file of C names, one per line or a JSON list. Those repositories draw with seed 1.
+    run code. `classes` is a file of C names, one per line or a JSON list. Those authors draw with seed 1.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -212,7 +213,8 @@ def _load(path: Path) -> Tensor:
     import torch
 
     try:
-        found = torch.load(path, weights_only=True, map_location="cpu")
+        with warnings.catch_warnings(action="ignore"):  # such as on sparse tensors, refused below
+            found = torch.load(path, weights_only=True, map_location="cpu")
     except pickle.UnpicklingError as error:
         if zipfile.is_zipfile(path):
             raise errors.UsageError(

@@ -75,15 +75,16 @@ def carve(
 ) -> tuple[dict[K, list[T]], dict[K, list[T]], dict[K, list[T]]]:
     """Divide each class into train, val and test: `{class: entries}` for each part.
 
-    The stated rule: the entries of a class, in the order given (callers sort them), are shuffled by a fresh
-    `random.Random(seed)`, so that a class is divided the same way whatever the others hold; the shuffled
-    list is cut into test, val and train. Sizes are rounded; a fraction above 0 gives at least 1 image: test
-    from 2 images on, val from 3 on; train keeps at least 1.
+    The stated rule: the entries of a class, in the order given (callers sort them), are shuffled by
+    `random.Random(f"{seed}:{class}")`, so that a class is divided the same way whatever the others hold, and
+    classes with the same file names are divided differently. The shuffled list is cut into test, val and
+    train. Sizes are rounded; a fraction above 0 gives at least 1 image: test from 2 images on, val from 3
+    on; train keeps at least 1.
     """
     parts: tuple[dict[K, list[T]], dict[K, list[T]], dict[K, list[T]]] = ({}, {}, {})
     for name, entries in entries_by_class.items():
         shuffled = list(entries)
-        random.Random(seed).shuffle(shuffled)
+        random.Random(f"{seed}:{name}").shuffle(shuffled)
         val, test = _sizes(len(shuffled), fractions)
         parts[2][name] = shuffled[:test]
         parts[1][name] = shuffled[test : test + val]

@@ -181,6 +181,11 @@ def test_a_class_is_carved_the_same_whatever_the_others_hold():
     assert splits.carve({"a": range(20)}, 4) != alone
 
 
+def test_classes_with_the_same_file_names_are_carved_differently():
+    train, _, _ = splits.carve({name: range(20) for name in "abc"}, 1)
+    assert len({tuple(part) for part in train.values()}) == 3
+
+
 # -- on disk -----------------------------------------------------------------------------------------
 
 names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=8)
