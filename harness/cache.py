@@ -105,11 +105,8 @@ def _check_manifest(info: PackInfo) -> None:
         "classes is empty": not info.classes,
         f"dim is {info.dim}, expected 1 or more": info.dim < 1,
         f"scale is {info.scale}, expected a finite number above 0": not _positive(info.scale),
-        f"fewshot is {info.fewshot}, expected shots of 1 or more": bool(
-            info.fewshot and info.fewshot.shots < 1
-        ),
-        f"files names {sorted(set(info.files) - names)}, expected {sorted(names)}": not set(info.files)
-        <= names,
+        f"fewshot is {info.fewshot}, expected shots of 1 or more": bool(info.fewshot and info.fewshot.shots < 1),
+        f"files names {sorted(set(info.files) - names)}, expected {sorted(names)}": not set(info.files) <= names,
     }
     for fault, true in faults.items():
         if true:
@@ -178,9 +175,7 @@ class Pack:
         """Verify a part's file: size, hash, fields. Done once per process, and again after a change."""
         name = f"{part}.safetensors"
         if name not in self.info.files:
-            raise errors.Missing(
-                f"{self.folder} has no {part} part; it has {', '.join(self.parts) or 'none'}."
-            )
+            raise errors.Missing(f"{self.folder} has no {part} part; it has {', '.join(self.parts) or 'none'}.")
         path, promised = self.folder / name, self.info.files[name]
         try:
             stat = path.stat()
@@ -300,9 +295,7 @@ def _check_vectors(where: str, field: str, tensor: Tensor, axes: tuple[str, ...]
     """Check shape, type, width, finiteness and that no row is zero."""
     shape = tuple(tensor.shape)
     if not tensor.is_floating_point() or len(shape) != len(axes) or 0 in shape:
-        raise errors.Corrupt(
-            f"{where}: {field} is {_name(tensor.dtype)} {shape}, expected floats ({', '.join(axes)})."
-        )
+        raise errors.Corrupt(f"{where}: {field} is {_name(tensor.dtype)} {shape}, expected floats ({', '.join(axes)}).")
     if shape[-1] != dim:
         raise errors.Corrupt(f"{where}: {field} is {shape} but pack.json says dim {dim}.")
     norm = tensor.float().norm(dim=-1).flatten()  # not finite where any number of the row is not
@@ -340,23 +333,53 @@ def verify(pack: Pack) -> list[str]:
 
 
 def out_of_step(text: Text, parts: Mapping[str, Features]) -> list[str]:
-    """Name the parts whose zero-shot accuracy is nearer to chance than to that of the best part.
+    """Name the parts whose labels do not go with the text rows; zero-shot classification gives them away.
 
-    Their labels are shuffled or counted otherwise than the text rows, as where two orders of the same class
-    names meet. A part with too few rows to tell is left in peace.
+    Either a part is nearer to chance than to the best part: its labels were shuffled or count otherwise. Or
+    none is good, but renaming the classes would make them so: two orders of the same class names met, or
+    texts and images of two encoders. Parts with too few rows to tell are left in peace.
     """
-    right: dict[str, tuple[int, int]] = {}
-    for name, features in parts.items():
-        hits = (features.image @ text.weight.T).argmax(dim=1) == features.label  # (N,)
-        right[name] = (int(hits.sum()), len(hits))
+    guess = {name: (features.image @ text.weight.T).argmax(dim=1) for name, features in parts.items()}  # (N,)
+    right = {name: (int((guess[name] == parts[name].label).sum()), len(guess[name])) for name in parts}
     best = max((_bounds(*counts)[0] for counts in right.values()), default=0.0)
-    line = (1 / len(text.classes) + best) / 2
-    return [
+    chance = 1 / len(text.classes)
+    line = (chance + best) / 2 if best > chance else 0.0
+    wrong = [
         f"{name}: labels out of step with text rows: zero-shot is right for {hits} of {rows} rows,"
         f" but for more than {100 * best:.0f} % in the best part."
         for name, (hits, rows) in right.items()
         if _bounds(hits, rows)[1] < line
     ]
+    return wrong or [
+        f"{name}: labels out of step with text rows: zero-shot is right for {right[name][0]} of {right[name][1]}"
+        f" rows, but for {100 * renamed:.0f} % if classes are renamed; are text and labels in one order?"
+        for name, features in parts.items()
+        if (renamed := _better_renamed(guess[name], features.label, len(text.classes)))
+    ]
+
+
+def _better_renamed(guess: Tensor, label: Tensor, classes: int) -> float:
+    """Mean recall (0-1) once every guess is renamed, if that is far beyond what names as they are give, or 0.
+
+    The names are learnt on the even rows of each class and tried on the odd ones, so that noise gains nothing;
+    classes count alike, so that guessing a frequent one gains nothing.
+    """
+    import torch
+
+    order = label.argsort(stable=True)
+    (learn, learnt), (tried, truth) = ((guess[rows], label[rows]) for rows in (order[::2], order[1::2]))
+    votes = torch.zeros(classes, classes).index_put_((learn, learnt), torch.ones(len(learn)), accumulate=True)
+    name = (votes / votes.sum(dim=0).clamp(min=1)).argmax(dim=1)  # (C,) what each guess is best called
+    count = truth.bincount(minlength=classes)
+
+    def recall(called: Tensor) -> float:
+        hits = truth[called == truth].bincount(minlength=classes)
+        return float((hits[count > 0] / count[count > 0]).mean())
+
+    if len(truth) < 5 * classes or classes < 5:
+        return 0.0
+    renamed = recall(name[tried])
+    return renamed if renamed > max(4 * recall(tried), 3 / classes, 0.1) else 0.0
 
 
 def _bounds(hits: int, rows: int, sigmas: float = 3.0) -> tuple[float, float]:
@@ -440,9 +463,7 @@ def _write(folder: Path, part: str, tensors: Mapping[str, Tensor], info: PackInf
     from safetensors.torch import save
 
     # one metadata entry only: the order of several is not the same in every run
-    data = save(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, {"pack": info.head()}
-    )
+    data = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, {"pack": info.head()})
     with files.disk_errors(folder):
         files.write_synced(folder / f"{part}.safetensors", data)
     return FileInfo(hashlib.sha256(data).hexdigest(), len(data))

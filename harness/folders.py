@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -104,9 +105,7 @@ def add(
     own = own_sets()
     files.fresh_name(name, [*taken, *(own.keys() - {name})])
     if name in own and not force:
-        raise errors.UsageError(
-            f"{name!r} is added already; replace it with --force, or give another --name."
-        )
+        raise errors.UsageError(f"{name!r} is added already; replace it with --force, or give another --name.")
     _check_templates(templates)
     search = _search(Path(path))
     images = _look_at(search, check, progress)
@@ -174,9 +173,7 @@ def _search_folder(root: Path) -> _Search:
     search = _Search(root)
     folders, loose = _listing(search, root)
     if not folders:
-        raise errors.UsageError(
-            f"{root} has no sub-folders; expected one per class, or train, val and test folders."
-        )
+        raise errors.UsageError(f"{root} has no sub-folders; expected one per class, or train, val and test folders.")
     search.ignored += [file.name for file in loose]
     parts = _part_folders(root, folders, search)
     for part, classes in parts.items():
@@ -193,12 +190,7 @@ def _search_folder(root: Path) -> _Search:
     _tell_similar(search, {class_name(folder.name) for classes in parts.values() for folder in classes})
     named = {one.name for one in search.found}
     if empty := sorted(
-        {
-            folder.name
-            for classes in parts.values()
-            for folder in classes
-            if class_name(folder.name) not in named
-        }
+        {folder.name for classes in parts.values() for folder in classes if class_name(folder.name) not in named}
     ):
         _tell(search, "Class folders without images, left out", empty)
     return search
@@ -250,9 +242,7 @@ def _files_below(search: _Search, folder: Path, above: set[str]) -> Iterator[Pat
     """All files below a folder, linked folders included; `above` holds real paths, to leave circles."""
     real = os.path.realpath(folder)
     if real in above:
-        search.notes.append(
-            f"Folder {_shown(_relative(search, folder))} links to a folder above it: ignored."
-        )
+        search.notes.append(f"Folder {_shown(_relative(search, folder))} links to a folder above it: ignored.")
         return
     folders, found = _listing(search, folder)
     yield from found
@@ -314,7 +304,7 @@ def _search_csv(path: Path) -> _Search:
 def _read_csv(path: Path) -> tuple[list[dict[str, str]], list[str]]:
     """Rows with path, class and split (a part, or "" for all), and the names of other columns."""
     try:
-        lines = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines(), strict=True))
+        lines = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig")), strict=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise errors.UsageError(f"{path.name}: cannot be read as a CSV: {error}.") from error
     header = [column.strip().lower() for column in lines[0]] if lines else []
@@ -328,14 +318,10 @@ def _read_csv(path: Path) -> tuple[list[dict[str, str]], list[str]]:
             continue
         row = dict(zip(header, (cell.strip() for cell in line), strict=False))
         if len(line) != len(header) or not row["path"] or not row["class"]:
-            raise errors.UsageError(
-                f"{path.name}: line {number} is {','.join(line)!r}, expected {','.join(header)}."
-            )
+            raise errors.UsageError(f"{path.name}: line {number} is {','.join(line)!r}, expected {','.join(header)}.")
         part = row.get("split", "").lower()
         if part and part not in PARTS:
-            raise errors.UsageError(
-                f"{path.name}: line {number}: split is {part!r}, expected train, val or test."
-            )
+            raise errors.UsageError(f"{path.name}: line {number}: split is {part!r}, expected train, val or test.")
         rows.append({"path": row["path"], "class": row["class"], "split": PARTS.get(part, "")})
     if len({bool(row["split"]) for row in rows}) > 1:
         raise errors.UsageError(f"{path.name}: split is given in some lines only; give it in all or in none.")
@@ -395,9 +381,7 @@ def _without_copies(search: _Search, images: dict[str, Image]) -> list[_Found]:
     copies: list[str] = []
     leaks: list[str] = []
     for group in groups.values():
-        first = min(
-            group, key=lambda one: ("test", "val", "train", "").index(one.part)
-        )  # the first of equals
+        first = min(group, key=lambda one: ("test", "val", "train", "").index(one.part))  # the first of equals
         others = [one for one in group if one != first]
         if len({one.name for one in group}) > 1:
             torn.append(" = ".join(dict.fromkeys(one.path for one in group)))
@@ -433,9 +417,7 @@ def _divide(search: _Search, found: list[_Found], seed: int) -> tuple[Split, str
         parts, rule = _carved({name: given[""][name] for name in names}, seed, (0.5, 0.2, 0.3))
     else:
         names = _with_enough(search, names, given.get("train", {}), 1, "no training image")
-        parts, rule = _completed(
-            search, {part: given.get(part, {}) for part in ("train", "val", "test")}, names, seed
-        )
+        parts, rule = _completed(search, {part: given.get(part, {}) for part in ("train", "val", "test")}, names, seed)
     if len(names) < 2:
         raise errors.UsageError(
             f"{len(names)} usable class{'es' * (not names)} in {search.root}, at least two are needed."
@@ -450,9 +432,7 @@ def _divide(search: _Search, found: list[_Found], seed: int) -> tuple[Split, str
     return split, rule
 
 
-def _with_enough(
-    search: _Search, names: list[str], of: dict[str, list[str]], least: int, why: str
-) -> list[str]:
+def _with_enough(search: _Search, names: list[str], of: dict[str, list[str]], least: int, why: str) -> list[str]:
     if few := [name for name in names if len(of.get(name, [])) < least]:
         _tell(search, f"Classes with {why}, left out", few)
         search.left_out |= {path: f"its class has {why}" for name in few for path in of.get(name, [])}
@@ -476,9 +456,7 @@ def _completed(search: _Search, parts: _Division, names: list[str], seed: int) -
 def _carved(of: dict[str, list[str]], seed: int, shares: tuple[float, float, float]) -> tuple[_Division, str]:
     train, val, test = splits.carve(of, seed, shares)
     told = [
-        f"{part} {100 * share:.0f} %"
-        for part, share in zip(("train", "val", "test"), shares, strict=True)
-        if share
+        f"{part} {100 * share:.0f} %" for part, share in zip(("train", "val", "test"), shares, strict=True) if share
     ]
     return {
         "train": train,
@@ -517,9 +495,7 @@ def read_manifest(name: str) -> Manifest:
     except (msgspec.DecodeError, UnicodeDecodeError, OSError) as error:
         raise errors.Corrupt(f"{path}: {error}; {again}.") from error
     if manifest.format != FORMAT:
-        raise errors.UsageError(
-            f"{path}: format is {manifest.format!r}, this version reads {FORMAT}; {again}."
-        )
+        raise errors.UsageError(f"{path}: format is {manifest.format!r}, this version reads {FORMAT}; {again}.")
     if manifest.digest != manifest.content():
         raise errors.Corrupt(f"{path}: altered after it was written; {again}.")
     splits.check_split(manifest.split, str(path))

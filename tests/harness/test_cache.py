@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -15,9 +16,7 @@ C, D, ROWS = 4, 8, 40
 
 
 def vectors(*shape, seed=0):
-    return torch.nn.functional.normalize(
-        torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=-1
-    )
+    return torch.nn.functional.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
 
 
 def labelled(rows, text, noise, seed):
@@ -336,6 +335,35 @@ def test_a_few_rows_are_no_evidence_of_wrong_labels(tmp_path, parts):
     assert cache.verify(write(tmp_path / "p", parts)) == []
 
 
+def wide_pack(folder, noise, order=slice(None), classes=12):
+    """Every part in step with the others, and with the text unless `order` moves its rows."""
+    text = vectors(classes, 32, seed=5)
+    label = torch.arange(classes).repeat(20)
+    parts = {
+        part: {"image": text[label] + noise * vectors(len(label), 32, seed=seed), "label": label}
+        for seed, part in enumerate(("train", "test"))
+    }
+    return write(folder, parts | {"text": {"weight": text[order]}}, classes=[f"c{i}" for i in range(classes)])
+
+
+@pytest.mark.parametrize("noise", [0.5, 1.5, 3.0])
+def test_text_rows_in_another_order_than_the_labels_are_noticed(tmp_path, noise):
+    assert cache.verify(wide_pack(tmp_path / "good", noise)) == []
+    problems = cache.verify(wide_pack(tmp_path / "bad", noise, torch.arange(12).roll(1)))
+    assert [problem.partition(":")[0] for problem in problems] == ["train.safetensors", "test.safetensors"]
+    assert all("if classes are renamed; are text and labels in one order?" in problem for problem in problems)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_hopeless_encoder_is_not_taken_for_wrong_labels(tmp_path, seed):
+    """Neither is one that calls everything by two names."""
+    label = torch.arange(10).repeat_interleave(torch.tensor([200, *[12] * 9]))
+    biased = torch.zeros(len(label), D) + vectors(2, D, seed=seed)[label % 2] + 0.3 * vectors(len(label), D, seed=seed)
+    for name, image in (("random", vectors(len(label), D, seed=seed)), ("biased", biased)):
+        parts = {"test": {"image": image, "label": label}, "text": {"weight": vectors(10, D, seed=99)}}
+        assert cache.verify(write(tmp_path / name, parts, classes=list("abcdefghij"))) == []
+
+
 def test_packs_without_text_or_without_images_have_no_step_to_keep(tmp_path, parts):
     assert cache.verify(write(tmp_path / "images", {"val": parts["val"]})) == []
     assert cache.verify(write(tmp_path / "text", {"text": parts["text"]})) == []
@@ -391,6 +419,14 @@ def test_packs_that_do_not_belong_together_are_not_exported(tmp_path, parts):
         cache.export_pack([], tmp_path / "out")
     with pytest.raises(errors.UsageError, match="exists; give a new folder"):
         cache.export_pack(one, tmp_path / "one")
+
+
+def test_many_writers_of_one_pack_leave_one_whole_pack(tmp_path, parts):
+    with ThreadPoolExecutor(8) as pool:
+        packs = list(pool.map(lambda _: write(tmp_path / "p", parts), range(16)))
+    assert len({pack.info.head() for pack in packs}) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["p"]
+    assert cache.verify(packs[0]) == []
 
 
 def test_listing_shows_damaged_entries_and_hides_unfinished_ones(tmp_path, monkeypatch, parts):
