@@ -1,0 +1,312 @@
+"""Runs do what is missing, once; score what is claimed; and lose nothing when cut short."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import harness
+from harness import cache, splits
+from harness.errors import Missing, NothingSelected, UsageError
+from harness.results import Store
+from harness.runner import count, predict
+from harness.types import Method, Result
+
+MakePack = Callable[..., Path]
+ROOT = Path(harness.__file__).parents[1]
+
+FAILING = """
+from dataclasses import dataclass
+from harness import Method
+
+@dataclass
+class Failing(Method):
+    def fit(self, episode):
+        if episode.seed == 2:
+            raise RuntimeError("seed 2 is\\nunlucky")
+        self.weight = episode.text.weight
+        return self
+
+    def logits(self, image):
+        return LOGITS
+"""
+
+
+def failing(folder: Path, logits: str = "image @ self.weight.T") -> str:
+    (folder / "failing.py").write_text(FAILING.replace("LOGITS", logits))
+    return "./failing.py"
+
+
+def accuracy(results: list[Result]) -> list[float]:
+    return [result.test.accuracy for result in results if result.test]
+
+
+def test_zero_shot_is_exact_to_the_count(make_pack: MakePack) -> None:
+    pack = cache.open_pack(make_pack())
+    right = (pack.image("test") @ pack.text().weight.T).argmax(1) == pack.label("test")
+    result = harness.run(methods=["zero_shot"], datasets=["toy"], shots=[2], seeds=[1]).computed[0]
+    assert result.test is not None
+    assert (result.test.correct, result.test.total) == (int(right.sum()), 50)
+    assert result.test.per_class_accuracy is not None
+    assert sum(result.test.per_class_accuracy) / 5 == pytest.approx(result.test.accuracy)  # type: ignore[arg-type]
+
+
+def test_a_method_is_fitted_on_exactly_the_drawn_rows(home: Path, make_pack: MakePack) -> None:
+    pack = cache.open_pack(make_pack())
+    train, val = splits.draw(pack.label("train").tolist(), pack.label("val").tolist(), 4, 2)
+    image, label = pack.image("train")[train], pack.label("train")[train]
+    means = torch.stack([image[label == c].mean(0) for c in range(5)])
+    means = means / means.norm(dim=-1, keepdim=True)
+    right = (pack.image("test") @ means.T).argmax(1) == pack.label("test")
+    result = harness.run(methods=["ncm"], datasets=["toy"], shots=[4], seeds=[2]).computed[0]
+    assert accuracy([result]) == [100 * int(right.sum()) / 50]
+
+
+@pytest.mark.parametrize(("selection", "labels"), [("val-min4", 20), ("val-full", 30), ("none", 0), ("oracle", 50)])
+def test_the_record_says_which_labels_were_used(make_pack: MakePack, selection: str, labels: int) -> None:
+    make_pack()
+    result = harness.run(methods=["tip"], datasets=["toy"], shots=[8], seeds=[1], selection=selection).computed[0]
+    assert result.labels_for_selection == labels
+    assert result.configurations_tried == (4000 if labels else 1)
+    assert (result.val is not None) == (selection in ("val-min4", "val-full"))
+
+
+def test_one_shot_uses_one_validation_image_per_class(make_pack: MakePack) -> None:
+    make_pack()
+    result = harness.run(methods=["tip"], datasets=["toy"], shots=[1], seeds=[1]).computed[0]
+    assert result.labels_for_selection == 5
+
+
+def test_the_same_command_again_does_nothing(make_pack: MakePack, home: Path) -> None:
+    make_pack()
+    spec = {"methods": ["zero_shot", "tip"], "datasets": ["toy"], "shots": [1, 2], "seeds": [1, 2]}
+    assert len(harness.run(**spec).computed) == 8
+    before = {path: path.stat().st_mtime_ns for path in Path("results/cells").iterdir()}
+    assert harness.run(**spec).computed == []
+    assert {path: path.stat().st_mtime_ns for path in Path("results/cells").iterdir()} == before
+    wider = harness.run(**{**spec, "seeds": [3, 2, 1], "methods": ["tip", "zero_shot"]})
+    assert len(wider.computed) == 4  # the order of lists does not matter, only the new seed is computed
+    assert len(harness.run(**spec, force=True).computed) == 8
+
+
+def test_other_data_under_the_same_name_is_another_cell(make_pack: MakePack) -> None:
+    import shutil
+
+    folder = make_pack()
+    first = harness.run(methods=["zero_shot"], datasets=["toy"], shots=[1], seeds=[1]).computed[0]
+    shutil.rmtree(folder)
+    make_pack(dim=24)
+    second = harness.run(methods=["zero_shot"], datasets=["toy"], shots=[1], seeds=[1]).computed[0]
+    assert first.key != second.key
+
+
+def test_results_do_not_depend_on_what_ran_before(make_pack: MakePack) -> None:
+    make_pack()
+    together = harness.run(methods=["tip_f", "dac"], datasets=["toy"], shots=[2], seeds=[1, 2], results="a").computed
+    alone = harness.run(methods=["dac"], datasets=["toy"], shots=[2], seeds=[2], results="b").computed[0]
+    same = next(result for result in together if result.key == alone.key)
+    assert (same.test, same.hyperparameters) == (alone.test, alone.hyperparameters)
+
+
+def test_one_failed_cell_stops_no_other_and_is_tried_again(home: Path, make_pack: MakePack) -> None:
+    make_pack()
+    report = harness.run(methods=[failing(home), "zero_shot"], datasets=["toy"], shots=[1], seeds=[1, 2, 3])
+    assert len(report.computed) == 6
+    assert [result.error for result in report.failed] == ["RuntimeError: seed 2 is unlucky"]
+    again = harness.run(methods=[failing(home), "zero_shot"], datasets=["toy"], shots=[1], seeds=[1, 2, 3])
+    assert [result.identity.seed for result in again.computed] == [2]
+
+
+@pytest.mark.parametrize(
+    ("logits", "said"),
+    [
+        ("image @ self.weight.T * float('nan')", "NaN"),
+        ("image @ self.weight[:3].T", "shape (50, 3), not (50, 5)"),
+        ("(image @ self.weight.T)[0]", "shape (5,), not (50, 5)"),
+        ("{}[0]", "KeyError"),
+    ],
+)
+def test_logits_that_break_the_contract_fail_the_cell(home: Path, make_pack: MakePack, logits: str, said: str) -> None:
+    make_pack()
+    result = harness.run(methods=[failing(home, logits)], datasets=["toy"], shots=[1], seeds=[1]).computed[0]
+    assert result.status == "failed"
+    assert said in (result.error or "")
+
+
+def test_rows_are_scored_in_blocks_without_changing_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness import runner
+
+    image = torch.randn(37, 4, generator=torch.Generator().manual_seed(0))
+    method = type("Echo", (Method,), {"fit": lambda self, e: self, "logits": lambda self, x: x})()
+    whole = predict(method, image, 4)
+    monkeypatch.setattr(runner, "ROWS", 5)
+    assert predict(method, image, 4).equal(whole)
+    assert whole.equal(image.argmax(1))
+
+
+def test_counts_are_integers_over_all_and_per_class() -> None:
+    found = count(torch.tensor([0, 1, 1, 2]), torch.tensor([0, 1, 2, 2]), 4)
+    assert (found.correct, found.total, found.accuracy) == (3, 4, 75.0)
+    assert found.per_class_accuracy == [100.0, 100.0, 50.0, None]
+
+
+@pytest.mark.parametrize(
+    ("spec", "kind", "said"),
+    [
+        ({"methods": ["nope"]}, UsageError, "No method named 'nope'"),
+        ({"datasets": ["tpy"]}, UsageError, "Did you mean toy"),
+        ({"shots": [0]}, UsageError, "--shots 0"),
+        ({"shots": [21]}, UsageError, "20 training images"),
+        ({"selection": "val-min5"}, UsageError, "Did you mean val-min4"),
+        ({"methods": []}, NothingSelected, "No method"),
+        ({"seeds": []}, NothingSelected, "No seed"),
+        ({"executor": "ray"}, UsageError, "--executor ray"),
+        ({"encoder": "ViT-B-32"}, UsageError, "made-up features"),
+        ({"device": "cuda"}, Missing, "cuda"),
+        ({"device": "gpu0"}, UsageError, "gpu0"),
+    ],
+)
+def test_an_impossible_request_is_refused_before_anything_runs(
+    make_pack: MakePack, spec: dict[str, object], kind: type[Exception], said: str
+) -> None:
+    if spec.get("device") == "cuda" and torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    make_pack()
+    with pytest.raises(kind) as told:
+        harness.run(**{"methods": ["zero_shot"], "datasets": ["toy"], "shots": [1], **spec})
+    assert said in str(told.value)
+    assert "\n" not in str(told.value)
+    assert Store(Path("results")).load().results == []
+
+
+def test_a_pack_without_validation_images_offers_selection_without_labels(make_pack: MakePack) -> None:
+    make_pack("novald", val=False)
+    with pytest.raises(UsageError, match="--selection none"):
+        harness.run(methods=["tip"], datasets=["novald"], shots=[2], seeds=[1])
+    assert harness.run(methods=["tip"], datasets=["novald"], shots=[2], seeds=[1], selection="none").failed == []
+
+
+def test_a_pack_of_fixed_shots_offers_those_alone(make_pack: MakePack) -> None:
+    make_pack("fixed", fewshot={"shots": 20, "seed": 7})
+    with pytest.raises(UsageError, match="--shots 20 --seeds 7"):
+        harness.run(methods=["zero_shot"], datasets=["fixed"], shots=[16], seeds=[1])
+    result = harness.run(methods=["ncm"], datasets=["fixed"], seeds=[7]).computed[0]
+    assert (result.identity.shots, result.status) == (20, "ok")
+
+
+def test_a_record_tells_how_it_was_made(make_pack: MakePack) -> None:
+    make_pack()
+    result = harness.run(methods=["linear_probe"], datasets=["toy"], shots=[4], seeds=[1]).computed[0]
+    assert result.trained_parameters == 5 * (16 + 1)
+    assert int(result.facts["iterations"]) > 0
+    assert result.timing.fit_s is not None
+    assert result.timing.fit_s > 0
+    assert result.peak_memory_bytes is None or result.peak_memory_bytes > 1e6
+    assert {"python", "torch", "machine", "started", "seconds"} <= set(result.provenance)
+    assert {"split", "prompts", "shots", "features"} <= set(result.digests)
+
+
+def test_python_and_the_command_do_the_same(
+    make_pack: MakePack, harness_command: Callable[..., tuple[int, str, str]]
+) -> None:
+    make_pack()
+    computed = harness.run(methods=["tip"], datasets=["toy"], shots=[2], seeds=[1], results="a").computed[0]
+    harness_command("run", "--methods", "tip", "--datasets", "toy", "--shots", 2, "--seeds", 1, "--results", "b")
+    written = harness.load("b").results[0]
+    assert (written.key, written.test) == (computed.key, computed.test)
+
+
+SLOW = """
+import time
+from dataclasses import dataclass
+from harness import Method
+
+@dataclass
+class Slow(Method):
+    def fit(self, episode):
+        time.sleep(0.15)
+        self.weight = episode.text.weight
+        return self
+
+    def logits(self, image):
+        return image @ self.weight.T
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_run_cut_short_loses_only_the_cell_it_was_in(home: Path, make_pack: MakePack, how: signal.Signals) -> None:
+    make_pack()
+    (home / "slow.py").write_text(SLOW)
+    words = ["run", "--methods", "./slow.py", "--datasets", "toy", "--shots", "1,2,4,8,16", "--seeds", "1,2,3,4"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "harness.cli", *words],
+        env=environment,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("[3/"):
+            break
+    process.send_signal(how)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL)
+    if how == signal.SIGINT:
+        assert "interrupted" in err
+        assert "Traceback" not in err
+    loaded = harness.load("results")
+    assert loaded.problems == []
+    assert 3 <= len(loaded.results) < 20
+    before = {result.key: result.checksum for result in loaded.results}
+    rest = harness.run(methods=["./slow.py"], datasets=["toy"], shots=[1, 2, 4, 8, 16], seeds=[1, 2, 3, 4])
+    assert len(rest.computed) == 20 - len(before)
+    after = {result.key: result.checksum for result in harness.load("results").results}
+    assert len(after) == 20
+    assert before.items() <= after.items()
+
+
+def test_a_damaged_record_is_computed_again(make_pack: MakePack) -> None:
+    make_pack()
+    spec = {"methods": ["zero_shot"], "datasets": ["toy"], "shots": [1], "seeds": [1, 2]}
+    harness.run(**spec)
+    path = next(Path("results/cells").iterdir())
+    path.write_text(path.read_text()[:-40])
+    assert len(harness.run(**spec).computed) == 1
+    assert len(harness.load().results) == 2
+
+
+def test_two_runs_at_once_share_a_store(home: Path, make_pack: MakePack) -> None:
+    make_pack()
+    words = ["run", "--methods", "zero_shot,ncm,tip", "--datasets", "toy", "--shots", "1,2,4", "--seeds", "1,2,3"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "harness.cli", *words]
+    both = [
+        subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        for _ in range(2)
+    ]
+    assert [process.wait(timeout=120) for process in both] == [0, 0]
+    loaded = harness.load()
+    assert (len(loaded.results), loaded.problems) == (27, [])
+
+
+def test_json_output_is_json_alone(make_pack: MakePack, harness_command: Callable[..., tuple[int, str, str]]) -> None:
+    make_pack()
+    started = time.perf_counter()
+    code, out, err = harness_command("run", "--methods", "zero_shot", "--datasets", "toy", "--shots", 1, "--json")
+    document = json.loads(out)
+    assert code == 0
+    assert document["computed"] == 3
+    assert all(record["status"] == "ok" for record in document["records"])
+    assert "[1/3]" in err
+    assert time.perf_counter() - started < 60
