@@ -518,15 +518,9 @@ def features_root() -> Path:
 
 def imported_packs() -> dict[str, Path]:
     """Return the folder of every imported pack by name, damaged ones included: `open_pack` tells."""
-    return {path.name: path for path in _folders(packs_root())}
+    return {path.name: path for path in files.folders_in(packs_root())}
 
 
 def cached_packs() -> list[Path]:
     """Return the folder of every cache entry, damaged ones included: `open_pack` tells."""
-    return _folders(features_root())
-
-
-def _folders(root: Path) -> list[Path]:
-    if not root.is_dir():
-        return []
-    return sorted(path for path in root.iterdir() if path.is_dir() and not files.is_aside(path))
+    return files.folders_in(features_root())

@@ -166,6 +166,16 @@ def is_aside(path: Path) -> bool:
     return path.name.startswith(".") or re.search(r"\.damaged-\d+$", path.name) is not None
 
 
+def folders_in(root: Path) -> list[Path]:
+    """The finished, not set aside folders in a folder, sorted; none where it does not exist."""
+    try:
+        return sorted(path for path in root.iterdir() if not is_aside(path) and path.is_dir())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise errors.Missing(f"{root}: cannot be listed: {error.strerror or error}.") from error
+
+
 def _sync_folder(folder: Path) -> None:
     """Make a rename last through a power cut, where the system lets a folder be synced."""
     with contextlib.suppress(OSError):

@@ -210,6 +210,8 @@ def _part_folders(root: Path, folders: list[Path], search: _Search) -> dict[str,
             parts[part] = folder
     inside = {part: _listing(search, folder)[0] for part, folder in parts.items()}
     others = [folder.name for folder in folders if folder not in parts.values()]
+    if not any(inside.values()) and not others and len(parts) > 1:
+        raise errors.UsageError(f"{root}: {', '.join(parts)} hold no class folders; expected train/<class>/<image>.")
     if not any(inside.values()) or (others and len(parts) < 2):
         return {"": folders}
     if "train" not in parts:
@@ -478,10 +480,7 @@ def _home(name: str) -> Path:
 
 def own_sets() -> dict[str, Path]:
     """Return the folder of every own set by name, damaged ones included: `load_own` tells."""
-    root = files.data_root() / "sets"
-    if not root.is_dir():
-        return {}
-    return {one.name: one for one in sorted(root.iterdir()) if one.is_dir() and not files.is_aside(one)}
+    return {path.name: path for path in files.folders_in(files.data_root() / "sets")}
 
 
 def read_manifest(name: str) -> Manifest:

@@ -128,6 +128,17 @@ def test_the_same_input_gives_the_same_bytes(tmp_path, parts):
         assert (one.folder / name).read_bytes() == (two.folder / name).read_bytes()
 
 
+def test_changing_what_was_read_does_not_change_the_pack(pack, parts):
+    features, text = pack.features("train"), pack.text()
+    features.image.zero_()
+    features.views.zero_()
+    text.weight.zero_()
+    again = cache.open_pack(pack.folder)
+    assert torch.equal(again.image("train"), parts["train"]["image"])
+    assert files.sha256_of(pack.folder / "train.safetensors") == pack.info.files["train.safetensors"].sha256
+    assert float(again.text().weight.norm()) > 0
+
+
 def test_a_pack_is_what_the_design_says_to_the_field(pack):
     manifest = json.loads((pack.folder / "pack.json").read_text())
     assert set(manifest) == {

@@ -7,10 +7,13 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import errors, files
+
+
+unhurried = settings(deadline=None)  # a busy machine is no failure
 
 
 def test_roots_follow_the_environment_and_then_the_user(monkeypatch, tmp_path):
@@ -25,6 +28,7 @@ def test_roots_follow_the_environment_and_then_the_user(monkeypatch, tmp_path):
     assert "harness" in files.cache_root().parts and "harness" in files.data_root().parts
 
 
+@unhurried
 @given(st.text(max_size=300))
 def test_a_slug_is_always_a_plain_short_file_name(name):
     slug = files.slug(name)
@@ -34,6 +38,7 @@ def test_a_slug_is_always_a_plain_short_file_name(name):
     assert files.slug(slug) == slug or len(slug) > files.LONGEST_NAME
 
 
+@unhurried
 @given(st.text(max_size=100), st.text(max_size=100))
 def test_different_names_have_different_slugs(one, two):
     assert (files.slug(one) == files.slug(two)) == (one == two)
@@ -60,9 +65,7 @@ def test_the_hash_of_a_file_is_that_of_its_bytes(tmp_path):
 
 def test_names_are_compared_without_case_and_with_dashes_as_underscores():
     assert files.fresh_name("my-set", ["other"]) == "my-set"
-    with pytest.raises(
-        errors.UsageError, match=r"name 'My-Set' is taken by 'my_set'; give another with --name\."
-    ):
+    with pytest.raises(errors.UsageError, match=r"name 'My-Set' is taken by 'my_set'; give another with --name\."):
         files.fresh_name("My-Set", ["my_set"])
 
 
@@ -186,7 +189,18 @@ def test_what_is_damaged_is_set_aside_under_a_free_name(tmp_path):
     assert files.is_aside(tmp_path / ".x.tmp") and not files.is_aside(tmp_path / "x.damaged")
 
 
+def test_listing_a_folder_passes_over_files_and_what_is_unfinished(tmp_path):
+    for name in ("b", "a", ".a.tmp", "a.damaged-1"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "file").write_bytes(b"")
+    assert [path.name for path in files.folders_in(tmp_path)] == ["a", "b"]
+    assert files.folders_in(tmp_path / "none") == []
+    with pytest.raises(errors.Missing, match="file: cannot be listed: Not a directory"):
+        files.folders_in(tmp_path / "file")
+
+
 def test_json_of_any_value_is_hashed_the_same_way_twice():
+    @unhurried
     @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner)
            | st.dictionaries(st.text(), inner), max_leaves=8))  # fmt: skip
     def same(value):

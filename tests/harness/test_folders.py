@@ -141,6 +141,12 @@ def test_parts_without_train_or_given_twice_are_refused(root):
         add(root)
 
 
+def test_parts_without_class_folders_are_refused(root):
+    put(root, "train/1.jpg", "train/2.jpg", "test/3.jpg", "test/4.jpg")
+    with pytest.raises(errors.UsageError, match="test, train hold no class folders; expected train/<class>/<image>"):
+        add(root)
+
+
 def test_a_class_may_be_called_train(root):
     fill(root, train=4, bus=4)
     assert add(root)[0].split.classes == ("bus", "train")

@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import errors, files, splits
@@ -14,6 +14,7 @@ from harness.types import Split
 
 SPLITS = Path(__file__).parents[2] / "../shared/data/splits"
 
+unhurried = settings(deadline=None)  # a busy machine is no failure
 labels = st.lists(st.integers(0, 5), max_size=60)
 shots = st.integers(1, 8)
 seeds = st.integers(0, 1000)
@@ -44,6 +45,7 @@ def slow_draw(train, val, shots, seed):
     return drawn
 
 
+@unhurried
 @given(labels, labels, shots, seeds)
 def test_a_draw_is_what_the_reference_loader_draws(train, val, shots, seed):
     entries = [[(f"{part}{i}", label) for i, label in enumerate(part_labels)]
@@ -54,6 +56,7 @@ def test_a_draw_is_what_the_reference_loader_draws(train, val, shots, seed):
     )
 
 
+@unhurried
 @given(labels, labels, shots, seeds)
 def test_a_draw_takes_k_of_each_class_or_all_and_no_image_twice(train, val, shots, seed):
     for part, rows, count in zip(
@@ -67,6 +70,7 @@ def test_a_draw_takes_k_of_each_class_or_all_and_no_image_twice(train, val, shot
         assert list(dict.fromkeys(taken)) == list(dict.fromkeys(part))
 
 
+@unhurried
 @given(labels, shots, seeds)
 def test_a_draw_is_a_function_of_its_seed_and_leaves_the_global_generator_alone(train, shots, seed):
     random.seed(7)
@@ -107,9 +111,7 @@ def test_all_published_draws_of_food101_touch_exactly_the_known_positions():
     for part in ("train", "val"):
         known = data["known_positions"][part]
         assert touched[part] == set(known["positions"])
-        assert all(
-            full[part][at] == label for at, label in zip(known["positions"], known["labels"], strict=True)
-        )
+        assert all(full[part][at] == label for at, label in zip(known["positions"], known["labels"], strict=True))
 
 
 # -- asking for too many -----------------------------------------------------------------------------
@@ -154,6 +156,7 @@ fractions = st.tuples(st.floats(0.01, 1), st.floats(0, 1), st.floats(0, 1)).map(
 )
 
 
+@unhurried
 @given(st.integers(0, 60), seeds, fractions)
 def test_carving_loses_nothing_and_leaves_no_part_empty(count, seed, fractions):
     entries = list(range(count))
@@ -167,6 +170,7 @@ def test_carving_loses_nothing_and_leaves_no_part_empty(count, seed, fractions):
         assert not val
 
 
+@unhurried
 @given(st.integers(10, 500), seeds)
 def test_carving_follows_the_fractions_within_one_image(count, seed):
     parts = splits.carve({"x": range(count)}, seed)
@@ -191,6 +195,7 @@ def test_classes_with_the_same_file_names_are_carved_differently():
 names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=8)
 
 
+@unhurried
 @given(st.lists(names, min_size=1, max_size=4), st.data())
 def test_a_split_comes_back_as_it_was_saved(tmp_path_factory, classes, data):
     paths = data.draw(st.lists(names.filter(splits.stays_inside), unique=True, max_size=12))
@@ -285,8 +290,7 @@ def test_all_published_splits_pass_the_checks():
     for name in ("dtd", "caltech101", "oxford_pets"):
         data = published(name)
         parts = [
-            tuple(zip(data[part]["paths"], data[part]["labels"], strict=True))
-            for part in ("train", "val", "test")
+            tuple(zip(data[part]["paths"], data[part]["labels"], strict=True)) for part in ("train", "val", "test")
         ]
         splits.check_split(Split(tuple(data["classnames"]), *parts), name)
 
