@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from harness import errors, files
 
-
 unhurried = settings(deadline=None)  # a busy machine is no failure
 
 
