@@ -39,14 +39,15 @@ def blocks(rows: int, width: int, budget: int = 2**24) -> Iterator[slice]:
 def sweep(cache: Cache, image: Tensor, label: Tensor) -> Tensor:
     """Count right answers for every alpha and beta of the grid, as the brute-force loop would.
 
-    image (M, D), label (M,) -> int64 counts, axes as in `cache.logit_grid`, which holds alpha, beta or both.
-    Memory grows with a block of rows, not with M. How it is done: see `_right_answers`.
+    image (M, D), label (M,) -> int64 counts, axes as in `cache.logit_grid`, which holds alpha >= 0, beta or both.
+    Memory grows with a block of rows, not with M. Three ideas: every alpha from one pass (`_alpha_interval`),
+    200 betas from about 15 (`_interpolation`), and blocks that stay in the processor's cache.
     """
     grid = cache.logit_grid
     beta = tuple(float(value) for value in grid.get("beta", (cache.beta,)))
     alpha = torch.tensor([float(value) for value in grid.get("alpha", (cache.alpha,))], device=image.device)
     counts = torch.zeros(len(beta), len(alpha), dtype=torch.int64, device=image.device)
-    many = 2**22 if image.device.type == "cpu" else 2**26
+    many = 2**20 if image.device.type == "cpu" else 2**26
     for rows in blocks(len(image), sum(cache.counts), many):
         counts += _block(cache, image[rows], label[rows], beta, alpha)
     axes = [("beta", "alpha").index(name) for name in grid]
@@ -59,39 +60,47 @@ def _block(cache: Cache, image: Tensor, label: Tensor, beta: tuple[float, ...], 
     inter, affinity = cache.inter(image), cache.affinity(image)  # (b, C), (b, N)
     nearest = affinity.amax(1, keepdim=True)  # (b, 1)
     gap = nearest - affinity  # (b, N), >= 0
-    # Measured from the row's nearest key, votes stay in (0, 1] and keep their digits at any beta.
+    # Measured from the row's nearest key, votes stay in (0, K] and keep their digits at any beta.
     fade = torch.tensor(beta, device=image.device) * (nearest - 1)  # (b, betas)
     nodes, weights = _interpolation(beta, math.ceil(4 * float(gap.max())) / 4)
-    at_nodes = [_maths.class_sums((-node * gap).exp(), cache.counts) for node in nodes]
+    at_nodes = [_maths.class_sums((gap * -node).exp_(), cache.counts) for node in nodes]
     votes = torch.stack(at_nodes, -1)  # (b, C, nodes)
-    weights = weights.to(votes)  # (nodes, betas)
+    gain = votes.gather(1, label[:, None, None].expand(-1, 1, len(nodes))) - votes  # (b, C, nodes)
+    lead, weights = _leads(inter, label), weights.to(votes)  # (b, C), (nodes, betas)
     counts = torch.zeros(len(beta), len(alpha), dtype=torch.int64, device=image.device)
     few = 2**18 if image.device.type == "cpu" else 2**25  # a processor's second-level cache
     for rows in blocks(len(image), inter.shape[1] * len(beta), few):
-        low, high = _alpha_interval(inter[rows], votes[rows] @ weights, label[rows])  # (b, betas)
+        low, high = _alpha_interval(lead[rows], gain[rows], weights)  # (b, betas)
         counts += _right_answers(low, high, fade[rows].exp(), alpha)
     return counts
 
 
-def _alpha_interval(inter: Tensor, votes: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-    """The weights of the votes between which the true class wins, low and high, each (b, betas).
+def _leads(inter: Tensor, label: Tensor) -> Tensor:
+    """By how much the true class is ahead of each class, (b, C); infinity against itself, 0 never.
 
-    inter (b, C), votes (b, C, betas), label (b,). With d and e the leads of the true class over another one
-    in inter and in votes, it wins where d + a e > 0:
-    above -d/e if e > 0, below it if e < 0. So one pass over the classes answers every alpha.
+    A tie, exact or by rounding, goes to the lower class, as in argmax: half a unit in the last place.
     """
     own = label[:, None]  # (b, 1)
     lead = inter.gather(1, own) - inter  # (b, C)
-    # A tie, exact or by rounding, goes to the lower index, as in argmax: half a unit in the last place.
     nudge = (inter.abs() * torch.finfo(inter.dtype).eps / 4).clamp(min=1e-30)  # (b, C)
     lower = torch.arange(inter.shape[1], device=inter.device) < own  # (b, C)
-    lead = torch.where(lower, lead - nudge, lead + nudge).scatter(1, own, math.inf)  # (b, C)
-    gain = votes.gather(1, own[..., None].expand(-1, 1, votes.shape[2])) - votes  # (b, C, betas)
-    turn = -lead[..., None] / gain  # (b, C, betas); infinite, with the right sign, where gain is 0
-    loses = gain < 0  # (b, C, betas)
-    low = turn.masked_fill(loses, -math.inf).amax(1)  # (b, betas)
-    high = turn.masked_fill_(~loses, math.inf).amin(1)  # (b, betas)
-    return low, high
+    return torch.where(lower, lead - nudge, lead + nudge).scatter(1, own, math.inf)
+
+
+def _alpha_interval(lead: Tensor, gain: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """The weights of the votes between which the true class wins, low and high, each (b, betas).
+
+    lead (b, C) in the scores without votes, gain (b, C, nodes) in the votes, weights (nodes, betas). The true
+    class beats another one where lead + a * gain > 0. With u = 1 / a that is u > -gain / lead where lead > 0,
+    and u < -gain / lead where lead < 0. So one pass over the classes answers every a >= 0.
+    """
+    turn = (-gain / lead[..., None]) @ weights  # (b, C, betas)
+    ahead = torch.where((lead > 0) & lead.isfinite(), 0.0, -math.inf)[..., None]  # (b, C, 1)
+    behind = torch.where(lead < 0, 0.0, math.inf)[..., None]  # (b, C, 1)
+    least, most = (turn + ahead).amax(1), turn.add_(behind).amin(1)  # (b, betas), of u
+    low = torch.where(most > 0, 1 / most, math.inf)  # (b, betas)
+    low = low.masked_fill(most == math.inf, -1.0)  # no class is ahead, so a = 0 wins as well
+    return low, torch.where(least > 0, 1 / least, math.inf)
 
 
 def _right_answers(low: Tensor, high: Tensor, fade: Tensor, alpha: Tensor) -> Tensor:

@@ -62,9 +62,7 @@ class Tip(Method):
     beta: float = 1.0  # how fast a key's vote fades with distance
 
     title = "Tip-Adapter"
-    paper = (
-        "Zhang et al., Tip-Adapter: Training-free Adaption of CLIP for Few-shot Classification, 2207.09519"
-    )
+    paper = "Zhang et al., Tip-Adapter: Training-free Adaption of CLIP for Few-shot Classification, 2207.09519"
     year = 2022
     views = 10
     raw = True
@@ -102,6 +100,6 @@ class Tip(Method):
         return score
 
     def sweep(self, image: Tensor, label: Tensor) -> Tensor:
-        if not set(self.logit_grid) <= {"alpha", "beta"}:
+        if not set(self.logit_grid) <= {"alpha", "beta"} or min(self.logit_grid.get("alpha", (0,))) < 0:
             return super().sweep(image, label)
         return _cache_search.sweep(self, image, label)

@@ -45,19 +45,17 @@ class TipF(Tip):
         rows = _shuffled(len(self.keys), epochs, self.batch, episode.seed)
         images = self.support.image[None] if self.support.views is None else self.support.views
         images = _maths.unit(images)  # (V, N, D)
-        inter = self.inter(images)  # (V, N, C)
         label = self.support.label
 
         def loss(keys: Tensor, step: int) -> Tensor:
             epoch, batch = rows[step]
-            view, batch = epoch % len(images), batch.to(label.device)
-            votes = (-self.train_beta * (1 - images[view, batch] @ keys.T)).exp()  # (B, N)
-            score = inter[view, batch] + alpha * _maths.class_sums(votes, self.counts)  # (B, C)
+            batch = batch.to(label.device)
+            image = images[epoch % len(images), batch]  # (B, D)
+            votes = (-self.train_beta * (1 - image @ keys.T)).exp()  # (B, N)
+            score = self.inter(image) + alpha * _maths.class_sums(votes, self.counts)  # (B, C)
             return functional.cross_entropy(score, label[batch])
 
-        self.keys = _maths.descend(
-            loss, self.keys, steps=len(rows), lr=self.lr, weight_decay=0.01, eps=1e-4
-        )  # (N, D)
+        self.keys = _maths.descend(loss, self.keys, steps=len(rows), lr=self.lr, weight_decay=0.01, eps=1e-4)  # (N, D)
         return self
 
     def trained_parameters(self) -> int:

@@ -88,6 +88,8 @@ def test_a_grid_over_other_fields_takes_the_plain_loop():
     method, (image, label) = Tip().fit(episode), example_queries(episode, raw=True)
     method.logit_grid = {"alpha": [1.0, 2.0], "version": ["1"]}
     assert method.sweep(image, label).shape == (2, 1)
+    method.logit_grid = {"alpha": [-1.0, 0.0, 1.0]}  # the shortcut is for weights that do not change sign
+    assert torch.equal(method.sweep(image, label), brute(method, image, label))
 
 
 def test_interpolated_exponentials_are_exact_to_eight_digits():
@@ -96,9 +98,7 @@ def test_interpolated_exponentials_are_exact_to_eight_digits():
     x = torch.rand(50, dtype=torch.float64) * 0.75
     truth = (-x[:, None] * torch.tensor(beta, dtype=torch.float64)).exp()
     assert len(nodes) < 60
-    assert (
-        (-x[:, None] * torch.tensor(nodes, dtype=torch.float64)).exp() @ weights - truth
-    ).abs().max() < 2e-8
+    assert ((-x[:, None] * torch.tensor(nodes, dtype=torch.float64)).exp() @ weights - truth).abs().max() < 2e-8
 
 
 def test_the_search_is_many_times_faster_than_brute_force():
