@@ -97,9 +97,7 @@ def _need_positives(images: Tensor, counts: tuple[int, ...], dataset: str) -> No
         )
 
 
-def _draw(
-    counts: tuple[int, ...], views: int, batch: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def _draw(counts: tuple[int, ...], views: int, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """View and row of every sample of a step, two (M,): all shots of the drawn classes, a random view each.
 
     Where a class has a single image, two different views of every image.

@@ -15,9 +15,7 @@ from torch.nn import functional
 from harness.errors import HarnessError
 from harness.types import Episode, Method
 
-Objective = Callable[
-    [Tensor], tuple[Tensor, Tensor, float]
-]  # weights -> value, gradient, how far from the end
+Objective = Callable[[Tensor], tuple[Tensor, Tensor, float]]  # weights -> value, gradient, how far from the end
 
 
 @dataclass
@@ -45,9 +43,7 @@ class LinearProbe(Method):
     max_iterations: int = 1000
 
     title = "Linear probe"
-    paper = (
-        "Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2103.00020"
-    )
+    paper = "Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2103.00020"
     year = 2021
     raw = True
     fit_grid = {"c": tuple(10 ** (k / 2) for k in range(-6, 9))}

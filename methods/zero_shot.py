@@ -23,9 +23,7 @@ class ZeroShot(Method):
     """
 
     title = "Zero-shot CLIP"
-    paper = (
-        "Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2103.00020"
-    )
+    paper = "Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2103.00020"
     year = 2021
 
     def fit(self, episode: Episode) -> Self:
