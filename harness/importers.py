@@ -97,9 +97,7 @@ def _place(name: str, force: bool, taken: Collection[str]) -> Path:
     ours = cache.imported_packs()
     final = cache.packs_root() / files.fresh_name(name, [*taken, *(ours.keys() - {name})])
     if name in ours and not force:
-        raise errors.UsageError(
-            f"{name!r} is imported already; replace it with --force, or give another --name."
-        )
+        raise errors.UsageError(f"{name!r} is imported already; replace it with --force, or give another --name.")
     return final
 
 
@@ -134,9 +132,7 @@ def _sources(folder: Path, shots: int | None, text: str | Path | None) -> tuple[
     found = {path.name: path for path in sorted(folder.glob("*.pt"))}
     counts = sorted(int(hit[1]) for name in found if (hit := re.fullmatch(r"keys_(\d+)shots\.pt", name)))
     if not counts:
-        raise errors.Missing(
-            f"{folder} has no keys_<K>shots.pt; expected a caches/<dataset> folder of Tip-Adapter."
-        )
+        raise errors.Missing(f"{folder} has no keys_<K>shots.pt; expected a caches/<dataset> folder of Tip-Adapter.")
     if shots is None and len(counts) > 1:
         raise errors.UsageError(f"{folder.name} has keys of {counts} shots; choose with --shots.")
     shots = counts[0] if shots is None else shots
@@ -201,9 +197,7 @@ def _check_shapes(raw: Mapping[str, Tensor], sources: Mapping[str, Path], count:
         raise errors.UsageError(f"{where}: has {count} class names, but {told('values')}, expected (N, C).")
     for field, side in {"test_f": 1, "val_f": 1, "text": 0}.items():
         if field in raw and raw[field].shape[side] != width:
-            raise errors.Corrupt(
-                f"{told(field)} but {keys}, expected {axes[field]} and (D, N), all from one encoder."
-            )
+            raise errors.Corrupt(f"{told(field)} but {keys}, expected {axes[field]} and (D, N), all from one encoder.")
     if raw["text"].shape[1] != count:
         raise errors.Corrupt(f"{told('text')} but there are {count} classes, expected (D, C).")
 
@@ -244,9 +238,7 @@ def _whole(label: Tensor, where: str) -> Tensor:
     return label.long()
 
 
-def _check(
-    parts: Mapping[str, Mapping[str, Tensor]], sources: Mapping[str, Path], info: cache.PackInfo
-) -> None:
+def _check(parts: Mapping[str, Mapping[str, Tensor]], sources: Mapping[str, Path], info: cache.PackInfo) -> None:
     """Check the parts as a pack's would be, with messages that name the files they come from."""
     origin = {"train": "keys", "val": "val_f", "test": "test_f", "text": "text"}
     for part, tensors in parts.items():

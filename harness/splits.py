@@ -23,9 +23,7 @@ T = TypeVar("T")
 # -- drawing shots -----------------------------------------------------------------------------------
 
 
-def draw(
-    train_labels: Sequence[int], val_labels: Sequence[int], shots: int, seed: int
-) -> tuple[list[int], list[int]]:
+def draw(train_labels: Sequence[int], val_labels: Sequence[int], shots: int, seed: int) -> tuple[list[int], list[int]]:
     """Draw K training and min(K, 4) validation images per class: positions, in drawing order.
 
     The rule of CoOp (Zhou et al., IJCV 2022), so that published index lists come out identical: one generator
@@ -41,9 +39,7 @@ def _sample(rng: random.Random, labels: Sequence[int], count: int) -> list[int]:
     for row, label in enumerate(labels):
         rows_of.setdefault(label, []).append(row)
     # sampling positions takes the same numbers from the generator as sampling the entries themselves
-    return [
-        row for rows in rows_of.values() for row in (rng.sample(rows, count) if len(rows) >= count else rows)
-    ]
+    return [row for rows in rows_of.values() for row in (rng.sample(rows, count) if len(rows) >= count else rows)]
 
 
 def check_shots(source: Split | Sequence[int], shots: int, name: str, classes: Sequence[str] = ()) -> None:
@@ -51,9 +47,7 @@ def check_shots(source: Split | Sequence[int], shots: int, name: str, classes: S
     if isinstance(source, Split):
         classes, source = source.classes, [label for _, label in source.train]
     if shots < 1:
-        raise errors.UsageError(
-            f"shots {shots}: at least 1 image per class is needed; say --shots 1 or more."
-        )
+        raise errors.UsageError(f"shots {shots}: at least 1 image per class is needed; say --shots 1 or more.")
     counts = Counter(source)
     labels = range(len(classes)) if classes else sorted(counts)
     if not labels:
@@ -146,9 +140,7 @@ def load_split(path: Path) -> Split:
     for name in ("train", "val", "test"):
         part: _Part = getattr(found, name)
         if len(part.paths) != len(part.labels):
-            raise errors.Corrupt(
-                f"{path.name}: {name} has {len(part.paths)} paths, {len(part.labels)} labels."
-            )
+            raise errors.Corrupt(f"{path.name}: {name} has {len(part.paths)} paths, {len(part.labels)} labels.")
         parts.append(tuple(zip(part.paths, part.labels, strict=True)))
     split = Split(tuple(found.classes), *parts)
     check_split(split, path.name)
@@ -164,15 +156,11 @@ def check_split(split: Split, where: str) -> None:
         entries: tuple[Entry, ...] = getattr(split, part)
         for path, label in entries:
             if not 0 <= label < len(split.classes):
-                raise errors.Corrupt(
-                    f"{where}: {part} gives {path!r} label {label}, of {len(split.classes)} classes."
-                )
+                raise errors.Corrupt(f"{where}: {part} gives {path!r} label {label}, of {len(split.classes)} classes.")
             if not stays_inside(path):
                 raise errors.Corrupt(f"{where}: {part} has path {path!r}, which leaves the image folder.")
             if path in part_of:
-                raise errors.Corrupt(
-                    f"{where}: {part} has path {path!r}, which is in {part_of[path]} already."
-                )
+                raise errors.Corrupt(f"{where}: {part} has path {path!r}, which is in {part_of[path]} already.")
             part_of[path] = part
 
 

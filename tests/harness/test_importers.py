@@ -143,9 +143,7 @@ def test_a_damaged_pack_is_refused_and_leaves_nothing(pack):
 def test_a_mislabelled_pack_is_refused(tmp_path, pack):
     parts = {part: pack.tensors(part) for part in pack.parts}
     parts["test"]["label"] = parts["test"]["label"].flip(0)
-    cache.write_pack(
-        tmp_path / "bad", dataset="x", encoder="e", classes=list("abcde"), scale=1.0, parts=parts
-    )
+    cache.write_pack(tmp_path / "bad", dataset="x", encoder="e", classes=list("abcde"), scale=1.0, parts=parts)
     with pytest.raises(errors.Corrupt, match=r"test\.safetensors: labels out of step") as error:
         importers.import_pack(tmp_path / "bad")
     told(error)
@@ -300,17 +298,13 @@ def test_a_plain_pickle_and_a_cut_file_are_refused_and_not_run(tip, capsys):
     whole = (tip / "test_f.pt").read_bytes()
     for content in (pickle.dumps(Bomb()), whole[: len(whole) // 2], b"", b"text"):
         (tip / "test_f.pt").write_bytes(content)
-        with pytest.raises(
-            errors.Corrupt, match=r"test_f\.pt: damaged, or not a file of torch\.save"
-        ) as error:
+        with pytest.raises(errors.Corrupt, match=r"test_f\.pt: damaged, or not a file of torch\.save") as error:
             take(tip)
         told(error)
     assert "must not run" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "name", ["keys_4shots.pt", "values_4shots.pt", "test_l.pt", "text_weights.pt", "names.txt"]
-)
+@pytest.mark.parametrize("name", ["keys_4shots.pt", "values_4shots.pt", "test_l.pt", "text_weights.pt", "names.txt"])
 def test_an_absent_file_is_named(tip, name):
     (tip / name).unlink()
     with pytest.raises(errors.Missing) as error:
