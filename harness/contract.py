@@ -134,9 +134,7 @@ def _grids_name_fields(method: type[Method]) -> str:
     for grid in ("fit_grid", "logit_grid"):
         for name, values in getattr(method, grid).items():
             if name not in names:
-                return (
-                    f"{grid} names {name!r}, which is no field; fields: {', '.join(sorted(names)) or 'none'}."
-                )
+                return f"{grid} names {name!r}, which is no field; fields: {', '.join(sorted(names)) or 'none'}."
             if not len(values):
                 return f"{grid}[{name!r}] lists no value: list at least one, the gentlest first."
     both = set(method.fit_grid) & set(method.logit_grid)
@@ -173,18 +171,14 @@ def _fitting_twice_equals_fitting_once(method: type[Method]) -> str:
     instance, image = method().fit(episode), _queries(method, episode)
     once = instance.logits(image)
     twice = instance.fit(episode).logits(image)
-    return _differ(
-        once, twice, RETRAINED, "after a second fit; start from the episode, not from the last fit"
-    )
+    return _differ(once, twice, RETRAINED, "after a second fit; start from the episode, not from the last fit")
 
 
 def _nothing_is_left_of_an_earlier_problem(method: type[Method]) -> str:
     episode, other = _problem(method), _problem(method, (3, 3, 3), seed=2)
     image = _queries(method, episode)
     after = method().fit(other).fit(episode).logits(image)
-    return _differ(
-        _score(method, episode), after, RETRAINED, "after a fit to another problem; reset state in fit"
-    )
+    return _differ(_score(method, episode), after, RETRAINED, "after a fit to another problem; reset state in fit")
 
 
 def _the_episode_stays_as_it_was(method: type[Method]) -> str:
@@ -252,9 +246,7 @@ def _at_leaves_the_fitted_method_alone(method: type[Method]) -> str:
         flaw = _flaw(instance.at(values).logits(image), episode, image)
         if flaw:
             return f"with {values}: {flaw}"
-    return _differ(
-        before, instance.logits(image), TOLERANCE, "after at(); logits must not write shared state"
-    )
+    return _differ(before, instance.logits(image), TOLERANCE, "after at(); logits must not write shared state")
 
 
 def _sweep_counts_what_logits_say(method: type[Method]) -> str:
@@ -357,9 +349,7 @@ _BEHAVIOUR: tuple[Rule, ...] = (
 def _flaw(scores: Tensor, episode: Episode, image: Tensor) -> str:
     wanted = (len(image), len(episode.text.classes))
     if not isinstance(scores, Tensor) or tuple(scores.shape) != wanted:
-        return (
-            f"logits gave shape {tuple(getattr(scores, 'shape', ()))}; wanted {wanted}, one score per class."
-        )
+        return f"logits gave shape {tuple(getattr(scores, 'shape', ()))}; wanted {wanted}, one score per class."
     if not scores.is_floating_point():
         return f"logits gave {scores.dtype}: return floating-point scores."
     return "" if scores.isfinite().all() else "logits hold NaN or infinity."
