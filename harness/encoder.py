@@ -36,6 +36,7 @@ PREFERRED = (
     "open_clip_pytorch_model.safetensors",
     "open_clip_pytorch_model.bin",
 )
+TRANSFORM = ("mean", "std", "interpolation", "resize_mode")  # what a tag of open_clip says of it
 BATCH = {"cpu": 32, "cuda": 256}  # the most images in one forward pass; halved when memory runs out
 ALIKE = 0.999  # the least cosine between bf16 and fp32 embeddings that lets bf16 run on a CPU
 
@@ -86,12 +87,12 @@ class Encoder:
         Larger inputs run in several passes of at most `batch` rows. When memory runs out, `batch` is halved
         for good, which is logged once. Raises Missing if not even one image fits.
         """
-        return self._in_batches(pixels, lambda part: self.model.encode_image(self.normalise(part)))
+        return self._in_batches(pixels, lambda part: self.model.encode_image(self.normalise(part), normalize=False))
 
     def text(self, strings: Sequence[str]) -> Tensor:
         """Embed strings: (len, D) float32, not normalised, on the encoder's device; batches as in `image`."""
         tokens = self.tokenizer(list(strings))  # (len, context)
-        return self._in_batches(tokens, lambda part: self.model.encode_text(part.to(self.device)))
+        return self._in_batches(tokens, lambda part: self.model.encode_text(part.to(self.device), normalize=False))
 
     def _in_batches(self, rows: Tensor, forward: Callable[[Tensor], Tensor]) -> Tensor:
         import torch
@@ -291,9 +292,7 @@ def _require_alike(encoder: Encoder, exact: Encoder) -> None:
 def _square(size: int | Sequence[int], name: str) -> int:
     height, width = (size, size) if isinstance(size, int) else size
     if height != width:
-        raise UsageError(
-            f"Encoder {name} takes images of {height} x {width} pixels; only square ones work here."
-        )
+        raise UsageError(f"Encoder {name} takes images of {height} x {width} pixels; only square ones work here.")
     return int(height)
 
 
@@ -356,9 +355,7 @@ def _folder(name: str, folder: Path) -> Source:
         raise Missing(f"Encoder {name}: no checkpoint ({', '.join(CHECKPOINTS)}) in {folder}.")
     if len(found) > 1 and best[0].name not in PREFERRED:
         names = ", ".join(path.name for path in found)
-        raise UsageError(
-            f"Encoder {name}: {folder} holds several checkpoints ({names}); name one by its path."
-        )
+        raise UsageError(f"Encoder {name}: {folder} holds several checkpoints ({names}); name one by its path.")
     return Source(name, f"local-dir:{folder.absolute()}", best[0].absolute())
 
 
@@ -377,12 +374,11 @@ def _built_in(name: str) -> Source:
         raise UsageError(_unknown_encoder(name, model, open_clip.list_models()))
     if Path(which).suffix in CHECKPOINTS:
         _require_file(name, Path(which))
-        return Source(f"{model}:{which}", model, Path(which).absolute())
+        path = Path(which).absolute()
+        return Source(f"{model}:{which}", model, path, _transform_of(model, path))
     tags = list_pretrained_tags_by_model(model)
     if not tags:
-        raise UsageError(
-            f"open_clip has no weights for {model}: type {model}:PATH with a checkpoint of yours."
-        )
+        raise UsageError(f"open_clip has no weights for {model}: type {model}:PATH with a checkpoint of yours.")
     if not which:
         which = "openai" if "openai" in tags else tags[0]
         quick = bool(get_pretrained_cfg(model, which).get("quick_gelu", False))
@@ -390,10 +386,22 @@ def _built_in(name: str) -> Source:
     cfg = get_pretrained_cfg(model, which)
     if not cfg:
         raise UsageError(unknown(f"weights of {model}", which, tags))
-    preprocess = {key: cfg[key] for key in ("mean", "std", "interpolation", "resize_mode") if key in cfg}
+    preprocess = {key: cfg[key] for key in TRANSFORM}
     source = Source(f"{model}:{which}", model, Path(), preprocess, bool(cfg.get("quick_gelu", False)))
     _check_activation(source, _config(source), digest="")  # before the download
     return Source(source.name, model, _download(source.name, model, cfg), preprocess, source.quick_gelu)
+
+
+def _transform_of(model: str, path: Path) -> dict[str, Any]:
+    """Give what the tag of a checkpoint says of its transform; a file of no known tag gets the first tag's.
+
+    Only ViT-L-14:laion2b_s32b_b82k and ViT-H-14:dfn5b differ from the first: name their folder instead.
+    """
+    from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
+
+    tags = list_pretrained_tags_by_model(model)
+    cfg = _published_as(path, digest="") or (get_pretrained_cfg(model, tags[0]) if tags else {})
+    return {key: cfg[key] for key in TRANSFORM if key in cfg}
 
 
 def _unknown_encoder(name: str, model: str, models: list[str]) -> str:
@@ -413,9 +421,7 @@ def _config(source: Source) -> dict[str, Any]:
     try:
         config = open_clip.get_model_config(source.model)
     except (OSError, ValueError, AttributeError) as error:
-        raise UsageError(
-            f"Encoder {source.name}: cannot read its configuration ({_one_line(error)})."
-        ) from error
+        raise UsageError(f"Encoder {source.name}: cannot read its configuration ({_one_line(error)}).") from error
     if not isinstance(config, dict) or "vision_cfg" not in config:
         raise UsageError(f"Encoder {source.name}: its configuration has no field model_cfg.vision_cfg.")
     return config
@@ -432,11 +438,14 @@ def _download(name: str, model: str, cfg: Mapping[str, Any]) -> Path:
         _require_network(cfg)
         return Path(download_pretrained(dict(cfg)))
     except Exception as error:  # hubs and proxies raise anything
-        where = f"https://huggingface.co/{cfg['hf_hub'].strip('/')}" if cfg.get("hf_hub") else cfg.get("url")
-        path = "PATH" if model.startswith("hf-hub:") else f"{model}:PATH"
+        if cfg.get("hf_hub"):
+            repository = cfg["hf_hub"].rpartition("/")[0]
+            bring = f"the folder https://huggingface.co/{repository} and type --encoder FOLDER"
+        else:
+            bring = f"the file {cfg['url']} and type --encoder {model}:FILE"
         raise Missing(
-            f"Cannot fetch the weights of encoder {name} ({_one_line(error)}). Without a network: bring the "
-            f"file from {where} and type --encoder {path}, or use --encoder {next(iter(_shipped()))}."
+            f"Cannot fetch the weights of encoder {name} ({_one_line(error)}). Without a network: bring {bring}, "
+            f"or use --encoder {next(iter(_shipped()))}."
         ) from error
 
 
@@ -446,11 +455,7 @@ def _cached(cfg: Mapping[str, Any]) -> Path | None:
     from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 
     repo, _, file = cfg.get("hf_hub", "").rpartition("/")
-    names = (
-        [str(Path(file).with_suffix(".safetensors")), file]
-        if file
-        else [HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME]
-    )
+    names = [str(Path(file).with_suffix(".safetensors")), file] if file else [HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME]
     for each in names if repo else []:
         path = huggingface_hub.try_to_load_from_cache(repo, each)
         if isinstance(path, str):
@@ -464,9 +469,7 @@ def _require_network(cfg: Mapping[str, Any]) -> None:
 
     url = huggingface_hub.constants.ENDPOINT if cfg.get("hf_hub") else str(cfg.get("url"))
     parts = urllib.parse.urlsplit(url)
-    fetched = (
-        Path("~/.cache/clip").expanduser() / Path(parts.path).name
-    )  # where open_clip keeps files of URLs
+    fetched = Path("~/.cache/clip").expanduser() / Path(parts.path).name  # where open_clip keeps files of URLs
     if urllib.request.getproxies().get(parts.scheme) or not parts.hostname or fetched.is_file():
         return
     port = parts.port or (80 if parts.scheme == "http" else 443)
@@ -506,32 +509,32 @@ def _check_activation(source: Source, config: Mapping[str, Any], digest: str) ->
 
 def _trained_with(path: Path, digest: str) -> bool | None:
     """Tell whether a checkpoint was trained with QuickGELU, or None where nothing says so."""
-    published = _published()
-    if digest in published:
-        return published[digest]
-    if digest[:8] in published:
-        return published[digest[:8]]
+    if cfg := _published_as(path, digest):
+        return bool(cfg.get("quick_gelu", False))
     if (said := _metadata(path).get("quick_gelu")) is not None:
         return said.lower() in ("true", "1")
-    for part in path.parts[-5:]:
-        if (repository := part.rpartition("--")[2]) in published:
-            return published[repository]
     names = f"{path.parent.name}/{path.name}".lower()
     return True if re.search(r"openai|quick_?-?gelu", names) else None
 
 
-def _published() -> dict[str, bool]:
-    """Map digests, their first 8 digits and hub repositories of known weights to: trained with QuickGELU?"""
+def _published_as(path: Path, digest: str) -> Mapping[str, Any] | None:
+    """Find the entry of open_clip's table for a checkpoint: by its digest, or by the repository it lies in."""
+    published = _published()
+    clues = [digest, digest[:8], *(part.rpartition("--")[2] for part in path.parts[-5:])]
+    return next((published[clue] for clue in clues if clue in published), None)
+
+
+def _published() -> dict[str, Mapping[str, Any]]:
+    """Key open_clip's table of weights by digest, first 8 digits of a digest, and name of the hub repository."""
     from open_clip.pretrained import get_pretrained_cfg, list_pretrained
 
-    known: dict[str, bool] = {}
+    known: dict[str, Mapping[str, Any]] = {}
     for model, tag in list_pretrained():
         cfg = get_pretrained_cfg(model, tag)
-        quick = bool(cfg.get("quick_gelu", False))
         for pattern in (r"/([0-9a-f]{64})/", r"-([0-9a-f]{8})\.pt$"):
-            known |= dict.fromkeys(re.findall(pattern, cfg["url"]), quick)
+            known |= dict.fromkeys(re.findall(pattern, cfg["url"]), cfg)
         if cfg["hf_hub"].endswith("/"):
-            known[cfg["hf_hub"].split("/")[-2]] = quick
+            known[cfg["hf_hub"].split("/")[-2]] = cfg
     return known
 
 
@@ -576,9 +579,7 @@ def resolve_device(device: str) -> str:
     if not count:
         raise Missing(f"Asked for --device {device}, but torch finds no GPU here. Type --device cpu or auto.")
     if int(match[1] or 0) >= count:
-        raise Missing(
-            f"Asked for --device {device}, but there are only {count} GPUs: cuda:0 to cuda:{count - 1}."
-        )
+        raise Missing(f"Asked for --device {device}, but there are only {count} GPUs: cuda:0 to cuda:{count - 1}.")
     return device
 
 

@@ -41,9 +41,7 @@ TRANSFORM = {
 }
 
 
-def build(
-    folder: Path, architecture: dict | None = None, transform: dict | None = None, seed: int = 0
-) -> Path:
+def build(folder: Path, architecture: dict | None = None, transform: dict | None = None, seed: int = 0) -> Path:
     """Write a small random model the way open_clip lays out a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {"model_cfg": architecture or ARCHITECTURE, "preprocess_cfg": transform or TRANSFORM}
@@ -111,9 +109,7 @@ def weights_of(folder: Path) -> Path:
 
 
 def noise(rows: int, size: int = 32) -> torch.Tensor:
-    return torch.randint(
-        256, (rows, 3, size, size), generator=torch.Generator().manual_seed(1), dtype=torch.uint8
-    )
+    return torch.randint(256, (rows, 3, size, size), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
 
 
 def message(kind: type[HarnessError], name: str, **options: str) -> str:
@@ -152,9 +148,7 @@ def test_pixels_equal_those_of_open_clip_to_the_bit(tiny, mode, interpolation):
     with encoder._quiet():
         theirs = open_clip.create_model_and_transforms(f"local-dir:{tiny}")[2]
     for width, height in [(32, 32), (61, 45), (31, 200), (500, 375), (20, 9)]:
-        image = Image.fromarray(
-            np.random.default_rng(width).integers(0, 256, (height, width, 3), dtype=np.uint8)
-        )
+        image = Image.fromarray(np.random.default_rng(width).integers(0, 256, (height, width, 3), dtype=np.uint8))
         assert torch.equal(ours.normalise(ours.preprocess(image)[None])[0], theirs(image))
 
 
@@ -181,6 +175,15 @@ def test_a_method_can_train_on_what_comes_out(tiny_encoder):
     assert layer.weight.grad is not None
 
 
+def test_embeddings_are_raw_also_where_open_clip_normalises_by_itself(tmp_path):
+    words = {**ARCHITECTURE["text_cfg"], "embed_cls": True, "output_tokens": True}
+    eyes = {**ARCHITECTURE["vision_cfg"], "attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True}
+    coca = {**ARCHITECTURE, "vision_cfg": eyes, "text_cfg": words, "multimodal_cfg": ARCHITECTURE["text_cfg"]}
+    model = encoder.load(str(build(tmp_path / "coca", {**coca, "custom_text": True})))
+    for rows in (model.image(noise(3)), model.text(["cat", "dog"])):
+        assert (rows.norm(dim=1) - 1).abs().min() > 1e-3
+
+
 def test_nothing_in_gives_nothing_out(tiny_encoder):
     assert tiny_encoder.image(noise(0)).shape == (0, 16)
     assert tiny_encoder.text([]).shape == (0, 16)
@@ -204,10 +207,10 @@ def test_a_batch_that_does_not_fit_is_halved_and_said_so_once(shared, monkeypatc
     expected = model.image(noise(11))
     forward = model.model.encode_image
 
-    def small_only(pixels: torch.Tensor) -> torch.Tensor:
+    def small_only(pixels: torch.Tensor, **more: bool) -> torch.Tensor:
         if len(pixels) > 3:
             raise error
-        return forward(pixels)
+        return forward(pixels, **more)
 
     monkeypatch.setattr(model.model, "encode_image", small_only)
     with caplog.at_level(logging.WARNING):
@@ -220,7 +223,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_said_so_once(shared, monkeypatc
 def test_a_single_image_that_does_not_fit_is_told_in_one_line(shared, monkeypatch):
     model = encoder.load(str(shared))
 
-    def full(_: torch.Tensor) -> torch.Tensor:
+    def full(_: torch.Tensor, **more: bool) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(model.model, "encode_image", full)
@@ -231,7 +234,7 @@ def test_a_single_image_that_does_not_fit_is_told_in_one_line(shared, monkeypatc
 def test_another_error_of_the_model_is_not_taken_for_lack_of_memory(shared, monkeypatch):
     model = encoder.load(str(shared))
 
-    def broken(_: torch.Tensor) -> torch.Tensor:
+    def broken(_: torch.Tensor, **more: bool) -> torch.Tensor:
         raise RuntimeError("shapes differ")
 
     monkeypatch.setattr(model.model, "encode_image", broken)
@@ -301,9 +304,7 @@ def test_fp32_on_a_gpu_keeps_tf32_out_of_convolutions():
 def test_a_gpu_gives_what_the_cpu_gives(shared, tiny_encoder):
     for precision, least in (("fp32", 0.999999), ("fp16", 0.999), ("bf16", 0.999)):
         there = encoder.load(str(shared), device="cuda", precision=precision)
-        assert (
-            torch.cosine_similarity(there.image(noise(5)).cpu(), tiny_encoder.image(noise(5))).min() > least
-        )
+        assert torch.cosine_similarity(there.image(noise(5)).cpu(), tiny_encoder.image(noise(5))).min() > least
 
 
 # -- names -------------------------------------------------------------------------------------------
@@ -335,6 +336,21 @@ def test_a_tag_brings_its_own_transform(known, shared):
     model = encoder.load("small:some-tag")
     assert model.mean == tuple(TRANSFORM["mean"])
     assert torch.equal(model.image(noise(2)), encoder.load(str(shared)).image(noise(2)))
+
+
+def test_a_checkpoint_of_a_known_architecture_gets_the_transform_of_its_weights(known, shared, tmp_path):
+    mine = Path(shutil.copy(weights_of(shared), tmp_path / "mine.safetensors"))
+    known["small"]["first"] = tag(resize_mode="squash", mean=(0.1, 0.1, 0.1))
+    known["small"]["other"] = tag(hf_hub="org/Other-CLIP/", mean=(0.2, 0.2, 0.2))
+    assert encoder.load(f"small:{mine}").mean == (0.1, 0.1, 0.1)
+    (tmp_path / "Other-CLIP").mkdir()
+    theirs = shutil.copy(mine, tmp_path / "Other-CLIP")
+    assert encoder.load(f"small:{theirs}").mean == (0.2, 0.2, 0.2)
+
+
+def test_weights_that_have_only_an_address_are_brought_as_a_file(offline, known, monkeypatch):
+    known["small"]["some"] = tag(url="https://example.org/some.pt")
+    assert "bring the file https://example.org/some.pt and type --encoder small:FILE" in message(Missing, "small:some")
 
 
 def test_a_bare_name_takes_openai_weights_with_their_activation_or_else_the_first(known, shared):
@@ -548,7 +564,7 @@ def offline(monkeypatch):
 def test_without_a_network_one_line_says_at_once_what_to_do(offline, name):
     text = message(Missing, name)
     assert "Name or service not known" in text
-    assert "bring the file from https://huggingface.co/" in text
+    assert "bring the folder https://huggingface.co/" in text
     assert "--encoder demo" in text
 
 

@@ -134,11 +134,11 @@ def test_when_memory_runs_out_the_extraction_goes_on_with_smaller_batches(tiny, 
     forward = tiny.model.encode_image
     passes: list[int] = []
 
-    def small_only(pixels: torch.Tensor) -> torch.Tensor:
+    def small_only(pixels: torch.Tensor, **more: bool) -> torch.Tensor:
         passes.append(len(pixels))
         if len(pixels) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return forward(pixels)
+        return forward(pixels, **more)
 
     monkeypatch.setattr(tiny.model, "encode_image", small_only)
     image, _ = image_features(tiny, paths, names(paths))
@@ -156,7 +156,7 @@ def test_reading_runs_ahead_of_the_model_but_not_far(tiny, paths, monkeypatch):
         read.append(1)
         return read_image(path)
 
-    def slow(pixels: torch.Tensor) -> torch.Tensor:
+    def slow(pixels: torch.Tensor, **more: bool) -> torch.Tensor:
         nonlocal most, used
         time.sleep(0.02)
         most = max(most, len(read) - used)
@@ -186,8 +186,9 @@ def test_an_interrupt_ends_the_readers_and_restores_the_warning_filters(tiny, pa
     def stop(_: int) -> None:
         raise error
 
-    with pytest.raises(error):
+    with pytest.raises(error) as caught:
         image_features(tiny, paths, names(paths), on_image=stop)
+    assert caught.tb is not None  # holds the frames, so that no garbage collection ends the readers
     assert not readers()
     assert warnings.filters == before
     assert images._inside == 0
