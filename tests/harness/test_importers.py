@@ -304,6 +304,36 @@ def test_a_plain_pickle_and_a_cut_file_are_refused_and_not_run(tip, capsys):
     assert "must not run" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["keys_4shots.pt", "values_4shots.pt", "test_f.pt", "test_l.pt", "text_weights.pt"])
+def test_a_flipped_bit_among_the_numbers_of_a_file_is_noticed(tip, name):
+    stored = bytes(torch.load(tip / name, weights_only=True).untyped_storage())
+    data = bytearray((tip / name).read_bytes())
+    start = bytes(data).index(stored)
+    data[start + 21] ^= 2
+    (tip / name).write_bytes(data)
+    torch.load(tip / name, weights_only=True)  # torch itself does not notice
+    with pytest.raises(errors.Corrupt, match="checksum of its member") as error:
+        take(tip)
+    assert told(error).startswith(name)
+
+
+def test_a_file_saved_without_checksums_is_read(tip):
+    tensor = torch.load(tip / "test_f.pt", weights_only=True)
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(tensor, tip / "test_f.pt")
+    finally:
+        torch.serialization.set_crc32_options(before)
+    assert torch.equal(take(tip).tensors("test")["image"], tensor)
+
+
+def test_a_file_of_the_old_format_is_read(tip):
+    tensor = torch.load(tip / "test_f.pt", weights_only=True)
+    torch.save(tensor, tip / "test_f.pt", _use_new_zipfile_serialization=False)
+    assert torch.equal(take(tip).tensors("test")["image"], tensor)
+
+
 @pytest.mark.parametrize("name", ["keys_4shots.pt", "values_4shots.pt", "test_l.pt", "text_weights.pt", "names.txt"])
 def test_an_absent_file_is_named(tip, name):
     (tip / name).unlink()
