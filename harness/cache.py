@@ -286,7 +286,7 @@ def _check_labels(where: str, label: Tensor, info: PackInfo, shots: bool) -> Non
         raise errors.Corrupt(f"{where}: label holds {worst}, but {count} classes have labels 0..{count - 1}.")
     if shots and info.fewshot and (most := int(label.bincount().max())) > info.fewshot.shots:
         raise errors.Corrupt(
-            f"{where}: label has {most} rows of class {int(label.bincount().argmax())}, but pack.json says"
+            f"{where}: label has {most} rows of class {int(label.bincount().argmax())}, but fewshot says"
             f" {info.fewshot.shots} shots."
         )
 

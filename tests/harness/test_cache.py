@@ -327,7 +327,7 @@ def test_a_file_that_is_gone_or_is_no_safetensors_is_corrupt(pack):
 
 
 def test_more_rows_of_a_class_than_the_shots_told_are_corrupt(tmp_path, parts):
-    with pytest.raises(errors.Corrupt, match=r"label has 10 rows of class 0, but pack\.json says 9 shots"):
+    with pytest.raises(errors.Corrupt, match=r"label has 10 rows of class 0, but fewshot says 9 shots"):
         write(tmp_path / "p", {"train": parts["train"]}, fewshot={"shots": 9, "seed": 1})
     pack = write(tmp_path / "p", {"train": parts["train"]}, fewshot=cache.Fewshot(10, 1))
     assert cache.open_pack(pack.folder).info.fewshot == cache.Fewshot(10, 1)
