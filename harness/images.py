@@ -49,9 +49,7 @@ def read_image(path: Path) -> Image.Image:
         return _read(path, small=False)
     except MemoryError:
         raise
-    except (
-        Exception
-    ) as error:  # the readers of some forty formats raise anything from struct.error to TypeError
+    except Exception as error:  # the readers of some forty formats raise anything from struct.error to TypeError
         message = f"Cannot read the image {path}: {_reason(path, error)}. Replace or remove the file."
         raise UnreadableImage(message) from error
 
