@@ -374,17 +374,19 @@ def data_list(options: Namespace) -> int:
 def data_add(options: Namespace) -> int:
     """Take the user's own images as a data set; nothing is copied or moved."""
     from harness import cache, find, folders
+    from harness.watch import counted
 
     taken = [*find.dataset_names(), *find.suites(), *cache.imported_packs()]
-    added = folders.add(
-        options.path,
-        options.name,
-        templates=tuple(options.templates or ("a photo of a {}.",)),
-        seed=options.seed,
-        taken=taken,
-        force=options.force,
-    )
-    manifest, notes = added
+    with counted("looking at images") as progress:
+        manifest, notes = folders.add(
+            options.path,
+            options.name,
+            templates=tuple(options.templates or ("a photo of a {}.",)),
+            seed=options.seed,
+            taken=taken,
+            force=options.force,
+            progress=progress,
+        )
     for line in notes:
         _note(line)
     split = manifest.split

@@ -232,7 +232,7 @@ class ImageSource:
         return pack is not None and int(pack.info.fingerprint.get("views", 0)) >= views
 
     def _encoder(self) -> encoder.Encoder:
-        return encoder.load(self.encoder, self.device)
+        return _loaded(self.encoder, self.device)
 
     def _features(self, entries: Sequence[Entry], views: int, watch: Watch) -> tuple[Tensor, Tensor | None]:
         from harness import extract
@@ -311,6 +311,12 @@ class ImageSource:
         """The cache entries that together make one whole pack, for export."""
         folders = (self._shots_folder(shots, seed), self._held_folder(), self._text_folder())
         return [cache.open_pack(folder) for folder in folders]
+
+
+@lru_cache(maxsize=1)
+def _loaded(name: str, device: str) -> encoder.Encoder:
+    """The encoder, kept for the next data set of the run."""
+    return encoder.load(name, device)
 
 
 # -- shared ------------------------------------------------------------------------------------------

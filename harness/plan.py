@@ -166,7 +166,7 @@ def make_source(name: str, encoder_name: str | None, device: str, note: Note) ->
         return PackSource(name, pack, device)
     if name in folders.own_sets():
         dataset, split, root = folders.load_own(name)
-        content = files.sha256_of(folders.own_sets()[name] / "dataset.json")
+        content = folders.read_manifest(name).digest
     else:
         dataset = find.dataset(name)
         split, root = built(dataset, note)

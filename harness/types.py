@@ -147,6 +147,19 @@ class Split:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Remote:
+    """A file to be had from elsewhere, and how to know that it is the right one."""
+
+    file: str  # its name on disk
+    urls: tuple[str, ...] = ()  # the origin first, then mirrors; none where only the user can get it
+    bytes: int | None = None
+    sha256: str = ""
+    md5: str = ""
+    git_blob: str = ""  # sha1 of "blob <length>\0" + content, where only that is known
+    by_hand: str = ""  # why a person must fetch it and from where: an account, an agreement, a dead host
+
+
+@dataclass(frozen=True, kw_only=True)
 class Dataset:
     """A data set as data: where its images come from and how its classes are put into words."""
 
@@ -159,6 +172,14 @@ class Dataset:
     licence: str = ""
     citation: str = ""
     note: str = ""
+    # only for data sets that are downloaded
+    archives: tuple[Remote, ...] = ()
+    split_file: Remote | None = None  # a split in the JSON form of CoOp: {"train": [[path, label, class], …], …}
+    roots: tuple[str, ...] = ()  # where its images lie below a data folder: the CoOp layout, the torchvision layout
+    counts: tuple[int, int, int] | None = None  # images in train, val, test
+    classes: int | None = None
+    reader: Callable[[Path], Split] | None = None  # reads the split from the image folder where there is no file
+    columns: tuple[int, ...] = ()  # a shifted set with fewer classes: their labels in the source
 
 
 # -- what a result records ---------------------------------------------------------------------------
