@@ -19,13 +19,13 @@ def converged(episode: Episode, c: float):
 
 
 @pytest.mark.parametrize("raw", [False, True])
-@pytest.mark.parametrize("c", [1e-3, 0.316, 10.0, 1e4])
+@pytest.mark.parametrize("c", [1e-4, 0.316, 10.0, 100.0])
 def test_it_is_the_converged_logistic_regression_of_scikit_learn(c, raw):
     episode = example_episode((12,) * 6, dim=24, raw=raw, scale=30.0)
     image, label = example_queries(episode, each=80, raw=raw)
     probe, truth = LinearProbe(c=c).fit(episode), converged(episode, c)
     error = (probe.weight - torch.tensor(truth.coef_)).norm() / torch.tensor(truth.coef_).norm()
-    assert error < 0.01
+    assert error < 2 * probe.tol
     ours = probe.logits(image).argmax(1)
     theirs = torch.tensor(truth.predict(image.double().numpy()))
     assert abs(float((ours == label).double().mean() - (theirs == label).double().mean())) <= 0.005
@@ -46,9 +46,7 @@ def test_unequal_shots_have_their_weight():
     probe, truth = LinearProbe(c=1.0, tol=1e-6).fit(episode), converged(episode, 1.0)
     torch.testing.assert_close(probe.weight.double(), torch.tensor(truth.coef_), rtol=1e-3, atol=1e-4)
     bias = probe.bias.double() - probe.bias.mean()
-    torch.testing.assert_close(
-        bias, torch.tensor(truth.intercept_ - truth.intercept_.mean()), rtol=1e-3, atol=1e-3
-    )
+    torch.testing.assert_close(bias, torch.tensor(truth.intercept_ - truth.intercept_.mean()), rtol=1e-3, atol=1e-3)
 
 
 def test_many_classes_of_unit_norm_features_are_not_left_at_the_start():
@@ -63,7 +61,7 @@ def test_many_classes_of_unit_norm_features_are_not_left_at_the_start():
     probe = LinearProbe(c=10.0).fit(Episode(Features(image, label), text, 2, 1))
     trap = (torch.eye(400)[label] - 1 / 400).T @ image / len(image)
     assert trap.abs().max() < 2e-3  # what an absolute rule looks at, before the first step
-    assert probe.facts()["iterations"] > 0 and probe.facts()["relative_gradient"] <= 1e-3
+    assert probe.facts()["iterations"] > 0 and probe.facts()["relative_gradient"] <= probe.tol
     assert (probe.logits(image).argmax(1) == label).float().mean() > 0.3
 
 
@@ -72,7 +70,7 @@ def test_the_stopping_rule_is_free_of_scale(size):
     episode = example_episode((6,) * 4, dim=16)
     support = Features(episode.support.image * size, episode.support.label)
     scaled = Episode(support, episode.text, episode.shots, episode.seed)
-    plain, other = LinearProbe(c=10.0).fit(episode), LinearProbe(c=10.0 / size**2).fit(scaled)
+    plain, other = LinearProbe(c=10.0, tol=1e-4).fit(episode), LinearProbe(c=10.0 / size**2, tol=1e-4).fit(scaled)
     torch.testing.assert_close(
         other.weight * size, plain.weight, rtol=1e-2, atol=1e-3 * float(plain.weight.abs().max())
     )
@@ -100,5 +98,5 @@ def test_features_that_are_not_numbers_are_told_in_one_line():
 
 def test_stronger_penalties_come_first():
     values = LinearProbe.fit_grid["c"]
-    assert list(values) == sorted(values) and len(values) == 15
-    assert math.isclose(values[0], 1e-3) and math.isclose(values[-1], 1e4)
+    assert list(values) == sorted(values) and len(values) == 13
+    assert math.isclose(values[0], 1e-4) and math.isclose(values[-1], 100)

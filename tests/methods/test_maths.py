@@ -44,9 +44,7 @@ def test_the_contrastive_loss_and_its_gradient_are_those_of_the_definition(label
 def test_the_contrastive_gradient_meets_finite_differences():
     label = torch.tensor([0, 0, 1, 1, 2])
     x = rows(5, 3).requires_grad_(True)
-    assert torch.autograd.gradcheck(
-        lambda x: _maths.supervised_contrastive(_maths.unit(x), label, 0.1), x, atol=1e-5
-    )
+    assert torch.autograd.gradcheck(lambda x: _maths.supervised_contrastive(_maths.unit(x), label, 0.1), x, atol=1e-5)
 
 
 @given(labels, st.randoms(use_true_random=False))
