@@ -45,7 +45,7 @@ def sweep(cache: Cache, image: Tensor, label: Tensor) -> Tensor:
     """
     grid = cache.logit_grid
     beta = tuple(float(value) for value in grid.get("beta", (cache.beta,)))
-    alpha = torch.tensor([float(value) for value in grid.get("alpha", (cache.alpha,))], device=image.device)
+    alpha = torch.tensor([float(value) for value in grid.get("alpha", (cache.alpha,))]).to(image)
     counts = torch.zeros(len(beta), len(alpha), dtype=torch.int64, device=image.device)
     many = 2**20 if image.device.type == "cpu" else 2**26
     for rows in blocks(len(image), sum(cache.counts), many):
@@ -61,7 +61,7 @@ def _block(cache: Cache, image: Tensor, label: Tensor, beta: tuple[float, ...], 
     nearest = affinity.amax(1, keepdim=True)  # (b, 1)
     gap = nearest - affinity  # (b, N), >= 0
     # Measured from the row's nearest key, votes stay in (0, K] and keep their digits at any beta.
-    fade = torch.tensor(beta, device=image.device) * (nearest - 1)  # (b, betas)
+    fade = torch.tensor(beta).to(image) * (nearest - 1)  # (b, betas)
     nodes, weights = _interpolation(beta, math.ceil(4 * float(gap.max())) / 4)
     at_nodes = [_maths.class_sums((gap * -node).exp_(), cache.counts) for node in nodes]
     votes = torch.stack(at_nodes, -1)  # (b, C, nodes)

@@ -83,6 +83,14 @@ def test_axes_follow_the_grid():
     assert method.sweep(image, label).shape == ()
 
 
+def test_double_precision_is_kept():
+    episode = example_episode(raw=True)
+    support = replace(episode.support, image=episode.support.image.double())
+    text = replace(episode.text, weight=episode.text.weight.double())
+    image, label = example_queries(episode, raw=True)
+    assert_same(Tip().fit(replace(episode, support=support, text=text)), image.double(), label)
+
+
 def test_a_grid_over_other_fields_takes_the_plain_loop():
     episode = example_episode(raw=True)
     method, (image, label) = Tip().fit(episode), example_queries(episode, raw=True)
