@@ -202,6 +202,11 @@ def _columns(table: Table) -> tuple[list[str], list[list[str]]]:
     return headers, cells
 
 
+def _group(row: Row) -> tuple[str, int, str]:
+    """Rows of one group are ranked together."""
+    return row.encoder, row.shots, row.selection
+
+
 def _varied(table: Table, name: str) -> bool:
     return len({getattr(row, name) for row in table.rows}) > 1
 
@@ -223,7 +228,7 @@ def _best(table: Table) -> set[tuple[int, int]]:
             mean = row.mean if name is None else row.datasets.get(name)
             if mean is None:
                 continue
-            key = (row.encoder, row.shots, row.selection, j)
+            key = (*_group(row), j)
             value = round(mean.mean, 2)
             top = best.get(key)
             if top is None or value > top[0]:
@@ -312,9 +317,9 @@ def _term(table: Table, width: int | None, color: bool) -> str:
     for header in headers:
         grid.add_column(escape(header), justify="left" if header in ("method", "encoder", "selection") else "right",
                         overflow="fold")  # fmt: skip
-    for i, row in enumerate(cells):
-        marked = [f"[bold green]{escape(c)}[/]" if (i, j - first) in best else escape(c) for j, c in enumerate(row)]
-        last = i + 1 == len(cells) or table.rows[i].shots != table.rows[i + 1].shots
+    for i, (row, line) in enumerate(zip(table.rows, cells, strict=True)):
+        marked = [f"[bold green]{escape(c)}[/]" if (i, j - first) in best else escape(c) for j, c in enumerate(line)]
+        last = i + 1 == len(cells) or _group(row) != _group(table.rows[i + 1])
         grid.add_row(*marked, end_section=last)
     out = io.StringIO()
     console = Console(file=out, width=width or 240, force_terminal=color, no_color=not color, highlight=False)

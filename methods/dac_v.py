@@ -93,7 +93,7 @@ def _need_positives(images: Tensor, counts: tuple[int, ...], dataset: str) -> No
         name = dataset or "this data set"
         raise UsageError(
             f"DAC learns from pairs of a class, but {name} has one image per class and its train.safetensors "
-            "holds no 'views': build them with `harness features build`, or ask for --shots 2 or more."
+            "holds no 'views': take them from images with this harness, or ask for --shots 2 or more."
         )
 
 

@@ -62,7 +62,7 @@ def test_zero_shot_is_exact_to_the_count(make_pack: MakePack) -> None:
 
 def test_a_method_is_fitted_on_exactly_the_drawn_rows(home: Path, make_pack: MakePack) -> None:
     pack = cache.open_pack(make_pack())
-    train, val = splits.draw(pack.label("train").tolist(), pack.label("val").tolist(), 4, 2)
+    train, _ = splits.draw(pack.label("train").tolist(), pack.label("val").tolist(), 4, 2)
     image, label = pack.image("train")[train], pack.label("train")[train]
     means = torch.stack([image[label == c].mean(0) for c in range(5)])
     means = means / means.norm(dim=-1, keepdim=True)
