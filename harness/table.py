@@ -317,8 +317,8 @@ def _term(table: Table, width: int | None, color: bool) -> str:
     for header in headers:
         grid.add_column(escape(header), justify="left" if header in ("method", "encoder", "selection") else "right",
                         overflow="fold")  # fmt: skip
-    for i, (row, line) in enumerate(zip(table.rows, cells, strict=True)):
-        marked = [f"[bold green]{escape(c)}[/]" if (i, j - first) in best else escape(c) for j, c in enumerate(line)]
+    for i, (row, texts) in enumerate(zip(table.rows, cells, strict=True)):
+        marked = [f"[bold green]{escape(c)}[/]" if (i, j - first) in best else escape(c) for j, c in enumerate(texts)]
         last = i + 1 == len(cells) or _group(row) != _group(table.rows[i + 1])
         grid.add_row(*marked, end_section=last)
     out = io.StringIO()
