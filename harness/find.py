@@ -5,22 +5,25 @@ Listing names imports nothing; a module is imported when its name is asked for. 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib
 import importlib.util
 import inspect
+import json
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache, partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from harness.errors import UsageError, unknown
+from harness import files, types
+from harness.errors import Missing, UsageError, unknown
 from harness.types import Dataset, Method
 
 ENTRY_POINTS = "harness.methods"
@@ -28,12 +31,17 @@ ENTRY_POINTS = "harness.methods"
 
 @dataclasses.dataclass(frozen=True)
 class MethodSpec:
-    """A method as the command line asked for it: its class, its name in tables, and fixed values."""
+    """A method as the command line asked for it: its name in tables, its version, and fixed values."""
 
     name: str
-    cls: type[Method]
     version: str
+    load: Callable[[], type[Method]]
     overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def cls(self) -> type[Method]:
+        """Its class; a built-in one is imported, and torch with it, when this is first asked for."""
+        return self.load()
 
 
 # -- methods -----------------------------------------------------------------------------------------
@@ -48,7 +56,7 @@ def method(asked: str) -> MethodSpec:
     """Find `tip`, `Tip-F`, `tip[alpha=1.0,beta=5.5]`, `./mine.py` or `./mine.py[tau=0.1]`."""
     name, overrides = _parse(asked)
     spec = _plugin(Path(name)) if name.endswith(".py") else _named(_canonical(name))
-    return dataclasses.replace(spec, overrides=_checked(spec, overrides))
+    return dataclasses.replace(spec, overrides=_checked(spec, overrides)) if overrides else spec
 
 
 def methods(asked: Iterable[str]) -> list[MethodSpec]:
@@ -63,13 +71,35 @@ def methods(asked: Iterable[str]) -> list[MethodSpec]:
 
 def _named(name: str) -> MethodSpec:
     if name in _module_names("methods"):
-        module = _import("methods", name)
-        cls = _only_method(module, f"methods/{name}.py")
-        return MethodSpec(name, cls, cls.version)
+        return MethodSpec(name, _version(name), partial(_built_in, name))
     for point in _entry_points():
         if point.name == name:
             return _from_entry_point(point)
     raise UsageError(f"{unknown('method', name, method_names())} A file of your own: --methods ./{name}.py")
+
+
+@cache
+def _built_in(name: str) -> type[Method]:
+    return _only_method(_import("methods", name), f"methods/{name}.py")
+
+
+def _version(name: str) -> str:
+    """A built-in method's version. It is remembered while no file of the folder changes, because a run that finds
+    all its cells done needs no more of a method than that, and importing one imports torch."""
+    folder = _package("methods")
+    stats = [(path.name, path.stat()) for path in sorted([*folder.glob("*.py"), Path(types.__file__)])]
+    stamp = files.digest_of([str(folder), [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]])
+    card = files.cache_root() / "methods.json"
+    versions: dict[str, str] = {}
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        known = json.loads(card.read_text())
+        if known["stamp"] == stamp:
+            versions = dict(known["versions"])
+    if name not in versions:
+        versions[name] = _built_in(name).version
+        with contextlib.suppress(Missing):  # a cache that cannot be written costs time alone
+            files.write_atomic(card, json.dumps({"stamp": stamp, "versions": versions}).encode())
+    return versions[name]
 
 
 def _plugin(path: Path) -> MethodSpec:
@@ -96,7 +126,7 @@ def _plugin(path: Path) -> MethodSpec:
                 raise
             raise UsageError(f"{path}{_line_of(error, path)}: {type(error).__name__}: {error}") from error
     cls = _only_method(module, str(path))
-    return MethodSpec(path.stem, cls, f"{cls.version}+{digest}")
+    return MethodSpec(path.stem, f"{cls.version}+{digest}", lambda: cls)
 
 
 def _from_entry_point(point: EntryPoint) -> MethodSpec:
@@ -108,7 +138,7 @@ def _from_entry_point(point: EntryPoint) -> MethodSpec:
         raise UsageError(f"method {point.name!r}: {point.value} is not a subclass of harness.Method.")
     _check_contract(cls, point.value)
     release = point.dist.version if point.dist else ""
-    return MethodSpec(point.name, cls, f"{cls.version}+{release}")
+    return MethodSpec(point.name, f"{cls.version}+{release}", lambda: cls)
 
 
 def _only_method(module: ModuleType, place: str) -> type[Method]:
@@ -240,7 +270,7 @@ def _canonical(name: str) -> str:
     return name.strip().lower().replace("-", "_")
 
 
-@lru_cache
+@cache
 def _package(package: str) -> Path:
     """The folder of `methods` or `benchmarks`, which must lie beside `harness`."""
     beside = Path(__file__).parents[1] / package
@@ -255,7 +285,7 @@ def _package(package: str) -> Path:
     return beside
 
 
-@lru_cache
+@cache
 def _module_names(package: str) -> list[str]:
     return sorted(path.stem for path in _package(package).glob("*.py") if not path.stem.startswith("_"))
 

@@ -162,6 +162,27 @@ def test_help_and_table_import_no_torch(make_pack: MakePack, harness_command: Co
         assert done.returncode == 0, (words, done.stderr)
 
 
+def test_a_run_that_finds_everything_done_imports_no_torch(home: Path, harness_command: Command) -> None:
+    """Torch takes seconds to import; a second run of images has nothing to ask of it."""
+    harness_command("data", "add", pictures(home / "pics"), "--name", "colours")
+    words = [
+        "run",
+        "--datasets",
+        "colours",
+        "--methods",
+        "zero_shot",
+        "--encoder",
+        "demo",
+        "--results",
+        str(home / "r"),
+    ]
+    assert harness_command(*words)[0] == 0
+    code = "import sys\nfrom harness.cli import main\nassert main(sys.argv[1:]) == 0\n"
+    done = run_python(code + "sys.exit('torch' in sys.modules)", *words)
+    assert done.returncode == 0, done.stderr
+    assert "Nothing to compute" in done.stderr
+
+
 def test_help_and_table_answer_within_half_a_second(make_pack: MakePack, harness_command: Command) -> None:
     """Best of three, against the bare interpreter, so that a loaded machine does not decide."""
     make_pack()

@@ -139,3 +139,18 @@ def test_another_methods_package_that_hides_ours_is_named(tmp_path: Path) -> Non
     assert str(tmp_path / "methods") in done.stderr
     assert str(root / "methods") in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_version_is_remembered_until_a_method_changes(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = find.method("tip").version
+    card = home.parent / "cache" / "methods.json"
+
+    def never(name: str) -> type[Method]:
+        raise AssertionError(f"{name} was imported")
+
+    monkeypatch.setattr(find, "_built_in", never)
+    assert find.method("tip").version == first
+    for damage in ("{", "[]", '{"stamp": 1}', card.read_text().replace('"stamp": "', '"stamp": "0')):
+        card.write_text(damage)
+        with pytest.raises(AssertionError, match="tip was imported"):
+            find.method("tip")
