@@ -70,6 +70,7 @@ class Source(Protocol):
     prompts: str  # name of the prompt set
     split_name: str
     digests: dict[str, str]  # weights, transform, split, prompts: known before any extraction
+    columns: tuple[int, ...]  # a shifted set with fewer classes: their labels in the source
 
     def check(self, shots: int, seed: int, selection: str) -> None:
         """Raise UsageError if this episode or this selection cannot be had."""
@@ -98,6 +99,7 @@ class PackSource:
 
     prompts = "pack"
     split_name = "pack"
+    columns: tuple[int, ...] = ()
 
     def __init__(self, name: str, pack: Pack, device: str) -> None:
         self.name, self.title, self.pack, self.device = name, name, pack, device
@@ -171,6 +173,7 @@ class ImageSource:
         card = encoder.card(encoder_name, device)
         self.name, self.title, self.encoder = dataset.name, dataset.title, card.name
         self.split_name = "own" if dataset.build is None else "built-in"
+        self.columns = dataset.columns
         self.fingerprint = card.fingerprint
         self.digests = {
             **self.fingerprint,
@@ -216,8 +219,8 @@ class ImageSource:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.parent / f".{folder.name}.lock"):
             missing = [draw for draw in wanted if not self._usable(self._shots_folder(*draw), views, watch)]
-            if not self._usable(self._text_folder(), 0, watch):
-                self._extract_text()
+            if self.dataset.source is None and not self._usable(self._text_folder(), 0, watch):
+                self._extract_text()  # a shifted set is scored with the text of its source
             if not self._usable(folder, 0, watch):
                 self._extract_held(watch)
             if missing:

@@ -94,7 +94,8 @@ def run_cell(cell: Cell, device: str, extract_s: float) -> list[Result]:
         scored = []
         for record in cell.records:
             here = held if record.source is source else record.source.held(cell.shots, cell.seed, cls.raw)
-            scored.append(_score_test(choice.method, here, len(episode.text.classes), device))
+            columns = record.source.columns
+            scored.append(_score_test(choice.method, here, len(episode.text.classes), columns, device))
     except HarnessError as error:
         return _failed(cell, str(error), device, started, begun)
     except Exception as error:  # a method may raise anything
@@ -151,18 +152,22 @@ def _common(cell: Cell, choice: Choice, views: Tensor | None) -> dict[str, Any]:
     }
 
 
-def _score_test(method: Method, held: Held, classes: int, device: str) -> tuple[Score, float]:
+def _score_test(method: Method, held: Held, classes: int, columns: Sequence[int], device: str) -> tuple[Score, float]:
     """Predict every test image with the frozen method, then, and only then, read the labels."""
     image = held.test_image()  # (N, D)
     watch = clock.Stopwatch(device)
-    prediction = predict(method, image, classes)  # (N,)
+    prediction = predict(method, image, classes, columns)  # (N,)
     seconds = watch.seconds()
     label = held.test_label()  # (N,)
-    return count(prediction, label, classes), seconds
+    return count(prediction, label, len(columns) or classes), seconds
 
 
-def predict(method: Method, image: Tensor, classes: int) -> Tensor:
-    """The class with the largest logit: (N, D) -> (N,). Refuses logits that are no numbers."""
+def predict(method: Method, image: Tensor, classes: int, columns: Sequence[int] = ()) -> Tensor:
+    """The class with the largest logit: (N, D) -> (N,). Refuses logits that are no numbers.
+
+    `columns` are the classes of a shifted set that has fewer: the others leave before the argmax, so a method
+    that normalises over classes inside `logits` still does so over all of them.
+    """
     import torch
 
     rows = len(image) if method.transductive else ROWS
@@ -175,7 +180,7 @@ def predict(method: Method, image: Tensor, classes: int) -> Tensor:
             raise ValueError(f"logits has shape {tuple(logits.shape)}, not {(len(block), classes)}")
         if not bool(torch.isfinite(logits).all()):
             raise ValueError("logits holds NaN or infinity")
-        found.append(logits.argmax(1))
+        found.append((logits[:, list(columns)] if columns else logits).argmax(1))
     return torch.cat(found)
 
 

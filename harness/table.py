@@ -7,7 +7,7 @@ import io
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from harness.results import Loaded
@@ -30,6 +30,8 @@ class Row:
     selection: str
     datasets: dict[str, Mean]
     mean: Mean | None  # over data sets, interval over seeds; None where a cell is missing
+    shift: Mean | None = None  # mean over the shifted sets
+    drop: Mean | None = None  # how far that lies below their sources
     rank: int | None = None
     tied_with_best: bool = False
     marks: tuple[str, ...] = ()  # transductive, oracle, incomplete
@@ -57,7 +59,8 @@ class _Line:
 def make_table(loaded: Loaded) -> Table:
     """Rank methods within each (encoder, shots, selection). Cost grows with the number of records."""
     results, notes = _latest(loaded.results)
-    shifted = sorted({r.identity.dataset for r in results if "source" in r.digests})
+    source_of = _sources(results)
+    shifted = sorted(source_of)
     plain = sorted({r.identity.dataset for r in results} - set(shifted))
     groups: dict[tuple[str, int, str], dict[str, _Line]] = defaultdict(dict)
     for result in results:
@@ -71,7 +74,7 @@ def make_table(loaded: Loaded) -> Table:
     rows = []
     for group in sorted(groups):
         found, missing = _ranked(group, groups[group], plain)
-        rows += found
+        rows += [_with_shift(row, groups[group][row.method].accuracy, source_of) for row in found]
         notes += missing
     return Table(rows, plain, shifted, _caption(results), notes + loaded.problems)
 
@@ -87,6 +90,30 @@ def _latest(results: Iterable[Result]) -> tuple[list[Result], list[str]]:
         newest[name] = result
     note = f"{older} older records of the same cells, made from other data, weights or code, are left out."
     return list(newest.values()), [note] if older else []
+
+
+def _sources(results: Sequence[Result]) -> dict[str, str]:
+    """The source of each shifted set, found by the digest of the split that it was fitted on."""
+    split_of = {r.digests.get("split"): r.identity.dataset for r in results if "source" not in r.digests}
+    return {r.identity.dataset: split_of.get(r.digests["source"], "") for r in results if "source" in r.digests}
+
+
+def _with_shift(row: Row, accuracy: dict[Pair, float], source_of: dict[str, str]) -> Row:
+    """Add the mean over shifted sets and the drop from their sources, where no cell of them is missing."""
+    seeds = sorted({seed for name, seed in accuracy if name in source_of})
+    means, drops = [], []
+    for seed in seeds:
+        targets = [accuracy.get((name, seed)) for name in source_of]
+        sources = [accuracy.get((source, seed)) for source in source_of.values()]
+        if any(value is None for value in targets):
+            return row
+        means.append(sum(v for v in targets if v is not None) / len(targets))
+        if all(value is not None for value in sources):
+            drops.append(sum(v for v in sources if v is not None) / len(sources) - means[-1])
+    if not means:
+        return row
+    drop = mean_with_interval(drops) if len(drops) == len(means) else None
+    return replace(row, shift=mean_with_interval(means), drop=drop)
 
 
 def _ranked(group: tuple[str, int, str], lines: dict[str, _Line], plain: Sequence[str]) -> tuple[list[Row], list[str]]:
@@ -122,7 +149,7 @@ def _ranked(group: tuple[str, int, str], lines: dict[str, _Line], plain: Sequenc
     places = {}
     for place, row in enumerate(ranked, start=1):
         tied = row is best or not separable(values[best.method], values[row.method])
-        places[row.method] = Row(**{**vars(row), "rank": place, "tied_with_best": tied})
+        places[row.method] = replace(row, rank=place, tied_with_best=tied)
     return [places.get(row.method, row) for row in rows], notes
 
 
@@ -190,7 +217,8 @@ def _columns(table: Table) -> tuple[list[str], list[list[str]]]:
     """Headers and cells as text, without emphasis."""
     headers = ["#", "method", "shots"]
     headers += ["selection"] * _varied(table, "selection") + ["encoder"] * _varied(table, "encoder")
-    headers += ["average", *table.datasets, *(f"{name} (shift)" for name in table.shifted)]
+    headers += ["average", *table.datasets]
+    headers += [*(f"{name} (shift)" for name in table.shifted), "shift mean", "drop"] if table.shifted else []
     cells = []
     for row in table.rows:
         place = "-" if row.rank is None else f"{row.rank}{'=' if row.tied_with_best and row.rank > 1 else ''}"
@@ -198,6 +226,7 @@ def _columns(table: Table) -> tuple[list[str], list[list[str]]]:
         line = [place, name, str(row.shots)]
         line += [row.selection] * _varied(table, "selection") + [row.encoder] * _varied(table, "encoder")
         means = [row.mean, *(row.datasets.get(column) for column in (*table.datasets, *table.shifted))]
+        means += [row.shift, row.drop] if table.shifted else []
         cells.append(line + [_number(mean) for mean in means])
     return headers, cells
 
@@ -268,6 +297,7 @@ def _csv(table: Table) -> str:
     writer.writerow(
         ["method", "encoder", "shots", "selection", "rank", "tied_with_best", "mean", "ci95"]
         + [f"{name}{part}" for name in names for part in ("", "_ci95", "_n")]
+        + (["shift_mean", "drop"] if table.shifted else [])
     )
     for row in table.rows:
         line: list[Any] = [_safe(row.method), _safe(row.encoder), row.shots, row.selection]
@@ -275,6 +305,7 @@ def _csv(table: Table) -> str:
         for name in names:
             mean = row.datasets.get(name)
             line += [*_pair(mean), mean.n if mean else 0]
+        line += [_pair(row.shift)[0], _pair(row.drop)[0]] if table.shifted else []
         writer.writerow(line)
     return out.getvalue().rstrip("\n")
 
@@ -299,6 +330,8 @@ def _json(table: Table) -> str:
             "rank": row.rank,
             "tied_with_best": row.tied_with_best,
             "marks": list(row.marks),
+            "shift_mean": _pair(row.shift)[0],
+            "drop": _pair(row.drop)[0],
             "datasets": {name: vars(mean) for name, mean in row.datasets.items()},
         }
         for row in table.rows

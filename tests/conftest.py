@@ -46,7 +46,7 @@ def make_pack(home: Path) -> Callable[..., Path]:
         from harness import cache
 
         classes, dim = shape.get("classes", 5), shape.get("dim", 16)
-        counts = {"train": shape.get("train", 20), "val": 6, "test": 10}
+        counts = {"train": shape.get("train", 20), "val": shape.get("val_each", 6), "test": shape.get("test_each", 10)}
         parts = {}
         for seed, (part, per_class) in enumerate(counts.items()):
             image, label = made_up(seed, classes, dim, per_class, noise=2.5)

@@ -153,6 +153,13 @@ def test_rows_are_scored_in_blocks_without_changing_any(monkeypatch: pytest.Monk
     assert whole.equal(image.argmax(1))
 
 
+def test_a_set_with_fewer_classes_is_scored_among_those_alone() -> None:
+    logits = torch.tensor([[9.0, 1.0, 2.0, 3.0], [0.0, 5.0, 9.0, 4.0]])
+    method = type("Echo", (Method,), {"fit": lambda self, e: self, "logits": lambda self, x: x})()
+    assert predict(method, logits, 4).tolist() == [0, 2]
+    assert predict(method, logits, 4, columns=(3, 1)).tolist() == [0, 1]  # labels of the smaller set
+
+
 def test_counts_are_integers_over_all_and_per_class() -> None:
     found = count(torch.tensor([0, 1, 1, 2]), torch.tensor([0, 1, 2, 2]), 4)
     assert (found.correct, found.total, found.accuracy) == (3, 4, 75.0)

@@ -17,14 +17,14 @@ from harness.table import make_table, render
 from harness.types import Identity, Result
 
 
-def record(method: str, dataset: str, seed: int, correct: int, *, shifted: bool = False, **changes: object) -> Result:
+def record(method: str, dataset: str, seed: int, correct: int, *, shifted: str = "", **changes: object) -> Result:
     top = {name: changes.pop(name) for name in ("status", "error", "notes") if name in changes}
     who = Identity(
         method=method, method_version="1", dataset=dataset, encoder="made-up", shots=16, seed=seed,
         selection="val-min4", prompts="single", split="pack",
     )  # fmt: skip
     who = msgspec.structs.replace(who, **changes)
-    digests = {"source": "s"} if shifted else {}
+    digests = {"split": f"split of {dataset}"} | ({"source": f"split of {shifted}"} if shifted else {})
     result = Result(key=cell_key(who, digests), status="ok", identity=who, digests=digests, test=score(correct, 1000))
     if top.get("status") == "failed":
         top["test"] = None
@@ -105,11 +105,25 @@ def test_a_failed_cell_takes_the_average_away_and_is_told() -> None:
 
 
 def test_shifted_sets_stand_beside_the_average_and_not_in_it() -> None:
-    shifted = [record(method, "a_v2", seed, 100, shifted=True) for method in ("tip", "zero") for seed in (1, 2, 3)]
+    shifted = [record(m, f"a_{s}", seed, 100 * k, shifted="a") for m in ("tip", "zero") for seed in (1, 2, 3) for k, s in ((1, "v2"), (3, "r"))]  # fmt: skip
     with_shift, without = make_table(Loaded([*TWO, *shifted])), make_table(Loaded(TWO))
-    assert with_shift.shifted == ["a_v2"]
+    assert with_shift.shifted == ["a_r", "a_v2"]
     assert [row.mean for row in with_shift.rows] == [row.mean for row in without.rows]
-    assert with_shift.rows[0].datasets["a_v2"].mean == pytest.approx(10.0)
+    tip = with_shift.rows[0]
+    assert tip.datasets["a_v2"].mean == pytest.approx(10.0)
+    assert tip.shift is not None
+    assert tip.drop is not None
+    assert tip.shift.mean == pytest.approx(20.0)
+    assert tip.drop.mean == pytest.approx(71.0 - 20.0)  # below "a", whatever "b" is
+    assert without.rows[0].shift is None
+    for form in ("term", "md", "csv", "json"):
+        assert "51.0" in render(with_shift, form)
+
+
+def test_a_missing_shift_takes_the_mean_over_shifts_away() -> None:
+    shifted = [record("tip", "a_v2", seed, 100, shifted="a") for seed in (1, 2, 3)]
+    shifted += [record("tip", "a_r", seed, 100, shifted="a") for seed in (1, 2)]
+    assert make_table(Loaded([*TWO, *shifted])).rows[0].shift is None
 
 
 def test_oracle_and_transductive_rows_are_marked_and_never_ranked() -> None:
