@@ -347,9 +347,10 @@ def _term(table: Table, width: int | None, color: bool) -> str:
     headers, cells = _columns(table)
     first, best = headers.index("average"), _best(table)
     grid = Grid(header_style="bold", show_edge=False, pad_edge=False)
-    for header in headers:
-        grid.add_column(escape(header), justify="left" if header in ("method", "encoder", "selection") else "right",
-                        overflow="fold")  # fmt: skip
+    for j, header in enumerate(headers):
+        text = j < first and header not in ("#", "shots")
+        folded = header.replace("_", "_\n").replace(" (", "\n(")  # names break where they are joined
+        grid.add_column(escape(folded), justify="left" if text else "right", no_wrap=header == "method")
     for i, (row, texts) in enumerate(zip(table.rows, cells, strict=True)):
         marked = [f"[bold green]{escape(c)}[/]" if (i, j - first) in best else escape(c) for j, c in enumerate(texts)]
         last = i + 1 == len(cells) or _group(row) != _group(table.rows[i + 1])
