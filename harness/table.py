@@ -350,7 +350,8 @@ def _term(table: Table, width: int | None, color: bool) -> str:
     for j, header in enumerate(headers):
         text = j < first and header not in ("#", "shots")
         folded = header.replace("_", "_\n").replace(" (", "\n(")  # names break where they are joined
-        grid.add_column(escape(folded), justify="left" if text else "right", no_wrap=header == "method")
+        grid.add_column(escape(folded), justify="left" if text else "right", no_wrap=header == "method",
+                        overflow="fold")  # fmt: skip
     for i, (row, texts) in enumerate(zip(table.rows, cells, strict=True)):
         marked = [f"[bold green]{escape(c)}[/]" if (i, j - first) in best else escape(c) for j, c in enumerate(texts)]
         last = i + 1 == len(cells) or _group(row) != _group(table.rows[i + 1])
