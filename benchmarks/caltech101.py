@@ -41,11 +41,7 @@ dataset = Dataset(
         sha256="52ce83205ff8ff8a1a18119aad6376120ae35c36e783a984bc560cbf10e73fa5",
         git_blob="8be694a80de04a39fb159c462bea9696aa47ccf1",
     ),
-    roots=(
-        "caltech-101/101_ObjectCategories",
-        "caltech101/101_ObjectCategories",
-        "caltech101/caltech-101/101_ObjectCategories",
-    ),
+    roots=("caltech-101/101_ObjectCategories", "caltech101/101_ObjectCategories"),
     counts=(4128, 1649, 2465),
     classes=100,
     licence="CC BY 4.0",

@@ -64,12 +64,7 @@ dataset = Dataset(
             by_hand=f"If the authors' host fails, a copy in the layout of CoOp is {MIRROR}fgvc_aircraft.zip.",
         ),
     ),
-    roots=(
-        "fgvc_aircraft/images",
-        "fgvc-aircraft-2013b/data/images",
-        "fgvc_aircraft/fgvc-aircraft-2013b/data/images",
-        "fgvc_aircraft/fgvc_aircraft/images",
-    ),
+    roots=("fgvc_aircraft/images", "fgvc-aircraft-2013b/data/images"),
     counts=(3334, 3333, 3333),
     classes=100,
     reader=read,

@@ -33,7 +33,7 @@ dataset = Dataset(
         sha256="2f50c42fc1a17ca13c271cb4269b1347bdb43d2be672e34f74a4e4cbfbcca794",
         git_blob="8d10037b0690b6c65e307a354b039efb0f42404c",
     ),
-    roots=("oxford_flowers/jpg", "flowers-102/jpg", "flowers102/jpg"),
+    roots=("oxford_flowers/jpg", "flowers-102/jpg"),
     counts=(4093, 1633, 2463),
     classes=102,
     licence="none stated; images from the web",

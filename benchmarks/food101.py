@@ -29,7 +29,7 @@ dataset = Dataset(
     ),
     # the bytes of this file were never seen here; its git blob id is that of five repositories
     split_file=split_file("split_zhou_Food101.json", git_blob="39557040ee6501bd32aa8b5dfd75f7941a32f0a7"),
-    roots=("food-101/images", "food101/food-101/images"),
+    roots=("food-101/images",),
     counts=(50500, 20200, 30300),
     classes=101,
     licence="none stated; images from Foodspotting, for research",

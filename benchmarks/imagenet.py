@@ -43,7 +43,7 @@ dataset = Dataset(
         ),
         Remote(file="ILSVRC2012_devkit_t12.tar.gz", md5="fa75699e90414af021442c21a62c3abf", by_hand=BY_HAND),
     ),
-    roots=("imagenet/images", "imagenet", "ILSVRC2012", "imagenet/ILSVRC/Data/CLS-LOC", "ILSVRC/Data/CLS-LOC"),
+    roots=("imagenet/images", "imagenet", "ILSVRC2012", "ILSVRC/Data/CLS-LOC"),
     counts=(1271167, 10000, 50000),
     classes=_imagenet.CLASSES,
     reader=_imagenet.read,

@@ -33,7 +33,7 @@ dataset = Dataset(
             sha256="3bb3632277e6ba6392ea64c02ddbf4dd2266c9caffd6bc09c9656d28f012589e",
         ),
     ),
-    roots=("imagenet-adversarial/imagenet-a", "imagenet_a/imagenet-a", "imagenet-a"),
+    roots=("imagenet-adversarial/imagenet-a", "imagenet-a"),
     counts=(0, 0, 7500),
     classes=len(COLUMNS),
     reader=partial(_imagenet.read_shifted, columns=COLUMNS),

@@ -33,7 +33,7 @@ dataset = Dataset(
             sha256="18c6bf493b39a0d975d48e587437f562caab9c52ae6327dcfa9dd8eb54aa1b52",
         ),
     ),
-    roots=("imagenet-rendition/imagenet-r", "imagenet_r/imagenet-r", "imagenet-r"),
+    roots=("imagenet-rendition/imagenet-r", "imagenet-r"),
     counts=(0, 0, 30000),
     classes=len(COLUMNS),
     reader=partial(_imagenet.read_shifted, columns=COLUMNS),

@@ -20,7 +20,7 @@ dataset = Dataset(
             "https://drive.google.com/file/d/1Mj0i5HBthqH1p_yeXzsg22gZduvgoNeA/view.",
         ),
     ),
-    roots=("imagenet-sketch/images", "imagenet-sketch/sketch", "imagenet_sketch/sketch", "sketch"),
+    roots=("imagenet-sketch/images", "imagenet-sketch/sketch", "sketch"),
     # as in the catalogue of tensorflow-datasets; the authors' README says 50,000, their list of paths has 50,874
     counts=(0, 0, 50889),
     classes=_imagenet.CLASSES,

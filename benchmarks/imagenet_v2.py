@@ -21,11 +21,7 @@ dataset = Dataset(
             sha256="f0c37fdf925916b19ea1323cd9a2208cdb6959ba2c32eef2a7fc393835c9ca7c",
         ),
     ),
-    roots=(
-        "imagenetv2/imagenetv2-matched-frequency-format-val",
-        "imagenet_v2/imagenetv2-matched-frequency-format-val",
-        "imagenetv2-matched-frequency-format-val",
-    ),
+    roots=("imagenetv2/imagenetv2-matched-frequency-format-val", "imagenetv2-matched-frequency-format-val"),
     counts=(0, 0, 10000),
     classes=_imagenet.CLASSES,
     reader=_imagenet.read_numbered,

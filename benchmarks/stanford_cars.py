@@ -37,7 +37,7 @@ dataset = Dataset(
         sha256="40acee7aa65c8e4727a32d90e884b7c3f8960b523422317e163f7af65432959d",
         git_blob="dcdb8264712e9940e74cfb0f06ddb8f9cc239b81",
     ),
-    roots=("stanford_cars", "stanford_cars/stanford_cars"),
+    roots=("stanford_cars",),
     counts=(6509, 1635, 8041),
     classes=196,
     licence="research, non-commercial",

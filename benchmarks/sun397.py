@@ -29,7 +29,7 @@ dataset = Dataset(
     ),
     # the bytes of this file were never seen here; its git blob id is that of five repositories
     split_file=split_file("split_zhou_SUN397.json", git_blob="8d5725db8f70bcf02245665304f863e68f96a24c"),
-    roots=("sun397/SUN397", "SUN397", "sun397/sun397/SUN397"),
+    roots=("sun397/SUN397", "SUN397"),
     counts=(15880, 3970, 19850),
     classes=397,
     licence="none stated; for research",

@@ -38,7 +38,7 @@ dataset = Dataset(
         sha256="d78cb834f7c5792ceaff2c5ee2d7c76a9e4086e48a3a6b01232989d29cbefdd8",
         git_blob="ea87e3de7b4f6f00fdd77618e34a23508b4c5590",
     ),
-    roots=("ucf101/UCF-101-midframes", "ucf101/ucf101/UCF-101-midframes"),
+    roots=("ucf101/UCF-101-midframes",),
     counts=(7639, 1898, 3783),
     classes=101,
     licence="none stated; videos from YouTube",

@@ -379,12 +379,18 @@ def check_split(split: Split, where: str) -> None:
     """Refuse labels without a class, a path that is used twice, and paths that leave the image folder."""
     if not split.classes:
         raise errors.Corrupt(f"{where}: classes is empty.")
-    everything = (split.train, split.val, split.test)
-    paths = {path for part in everything for path, _ in part}
-    labels = {label for part in everything for _, label in part}
-    in_range = labels <= set(range(len(split.classes)))
-    if len(paths) < sum(map(len, everything)) or not in_range or not all(map(stays_inside, paths)):
+    entries = (*split.train, *split.val, *split.test)
+    paths = [path for path, _ in entries]
+    in_range = {label for _, label in entries} <= set(range(len(split.classes)))
+    if not in_range or not _all_inside(paths) or len(set(paths)) < len(paths):
         _tell_wrong_entry(split, where)
+
+
+def _all_inside(paths: Sequence[str]) -> bool:
+    """Whether `stays_inside` holds of every path; a million plain ones are looked at as one text."""
+    text = "\n".join(("", *paths, "a"))
+    doubtful = ("..", ":", "\0", "\n/", "\n\\", "\n\n")
+    return not any(sign in text for sign in doubtful) or all(map(stays_inside, paths))
 
 
 def _tell_wrong_entry(split: Split, where: str) -> None:
@@ -406,8 +412,6 @@ def stays_inside(path: str) -> bool:
     """Whether a relative path stays below the folder it is relative to, on any system."""
     if not path or "\0" in path or path[0] in "/\\":
         return False
-    if ".." not in path and ":" not in path:  # nearly all, and a million of them are looked at
-        return True
     if PureWindowsPath(path).drive:
         return False
     return ".." not in PurePosixPath(path).parts and ".." not in PureWindowsPath(path).parts

@@ -394,3 +394,14 @@ def test_the_fast_digest_is_the_plain_one(name):
 
     split = Split((name,), ((name, 0),), (), (("z", 0),))
     assert splits.split_digest(split) == files.digest_of([[name], [[name, 0]], [], [["z", 0]]])
+
+
+def test_a_split_whose_paths_look_odd_but_stay_inside_is_taken(tmp_path):
+    """Odd looks send the check from one look at all paths to one at each."""
+    for odd in ("a..b.jpg", "a\n/b.jpg", "x\n\ny.jpg", "ab:c.jpg", "a/b\n\\c.jpg"):
+        split = Split(("ant",), (("a.jpg", 0), (odd, 0)))
+        splits.save_split(split, tmp_path / "split.json")
+        assert splits.load_split(tmp_path / "split.json") == split
+    for wrong in ("", "/b.jpg", "\\b.jpg", "c/../../b.jpg", "C:b.jpg", "a\0b"):
+        with pytest.raises(errors.Corrupt, match="leaves the image folder"):
+            splits.check_split(Split(("ant",), (("a.jpg", 0), (wrong, 0))), "toy")
