@@ -6,6 +6,7 @@ Importing this file imports nothing heavy; each command imports what it needs.
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import re
 import sys
@@ -49,7 +50,7 @@ def _numbers(text: str) -> list[int]:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Every command with its flags. `set_defaults(command=…)` names the function in harness/commands.py."""
+    """Every command with its flags. `command` names a file of harness/ and a function in it."""
     from harness import __version__
 
     parser = _Parser(prog="harness", description="Compare few-shot CLIP adapters under one fair protocol.")
@@ -61,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_data(commands)
     _add_features(commands)
     _add_results(commands)
-    doctor = _command(commands, "doctor", "doctor", "look at versions, devices, folders, caches and the store")
+    doctor = _command(commands, "doctor", "commands:doctor", "look at versions, devices, folders, caches and the store")
     doctor.add_argument("--results", type=Path, default=Path("results"), metavar="DIR")
     return parser
 
@@ -85,7 +86,7 @@ def _list_flag(parser: argparse.ArgumentParser, name: str, kind: Callable[[str],
 
 
 def _add_run(commands: Any) -> None:
-    run = _command(commands, "run", "run", "fit, tune and score methods, then show the table")
+    run = _command(commands, "run", "commands:run", "fit, tune and score methods, then show the table")
     _list_flag(run, "--methods", _words, "names, NAME[field=value], ./file.py, or all (default: %(default)s)",
                "zero_shot,tip,linear_probe,dac")  # fmt: skip
     _list_flag(run, "--datasets", _words, "names or suites (default: what is prepared, else demo)", None)
@@ -104,7 +105,7 @@ def _add_run(commands: Any) -> None:
 
 
 def _add_table(commands: Any) -> None:
-    table = _command(commands, "table", "table", "rank the methods in a store", json=False)
+    table = _command(commands, "table", "commands:table", "rank the methods in a store", json=False)
     table.add_argument(
         "--results", type=Path, default=Path("results"), metavar="DIR", help="the store (default: results)"
     )
@@ -118,32 +119,43 @@ def _add_table(commands: Any) -> None:
 
 def _add_methods(commands: Any) -> None:
     group = _group(commands, "methods", "list the methods, explain one, or test your own")
-    _command(group, "list", "methods_list", "list every method")
-    info = _command(group, "info", "methods_info", "explain a method: its source, its fields, its search space")
+    _command(group, "list", "commands:methods_list", "list every method")
+    info = _command(
+        group, "info", "commands:methods_info", "explain a method: its source, its fields, its search space"
+    )
     info.add_argument("name")
-    test = _command(group, "test", "methods_test", "check a method, by name or file, against the contract")
+    test = _command(group, "test", "commands:methods_test", "check a method, by name or file, against the contract")
     test.add_argument("name", metavar="NAME|FILE.py")
 
 
 def _add_data(commands: Any) -> None:
-    group = _group(commands, "data", "list data sets, add your own images, print drawn shots")
-    _command(group, "list", "data_list", "list every data set")
-    add = _command(group, "add", "data_add", "take a folder of images, or a CSV, as a data set")
+    group = _group(commands, "data", "list data sets, get them, add your own images, print drawn shots")
+    _command(group, "list", "data_commands:list_sets", "list every data set and what it lacks")
+    get = _command(group, "prepare", "data_commands:get", "find, download, verify and unpack data sets")
+    get.add_argument("names", nargs="+", metavar="NAME", help="names or suites such as core11 and ood4")
+    get.add_argument("--from", dest="from_path", type=Path, metavar="PATH", help="a folder or archive that you have")
+    get.add_argument("--jobs", type=int, default=4, help="downloads at a time (default: %(default)s)")
+    verify = _command(group, "verify", "data_commands:verify", "count the images of data sets again")
+    verify.add_argument("names", nargs="*", metavar="NAME", help="names or suites (default: all that are here)")
+    verify.add_argument("--hashes", action="store_true", help="read every image, and compare with the last time")
+    add = _command(group, "add", "data_commands:add", "take a folder of images, or a CSV, as a data set")
     add.add_argument("path", type=Path)
     add.add_argument("--name", required=True, help="the name to run it by")
     add.add_argument("--templates", action="append", metavar="TEXT", help='such as "a photo of a {}."; may be repeated')
     add.add_argument("--seed", type=int, default=1, help="seed of the split, where it is drawn (default: %(default)s)")
     add.add_argument("--force", action="store_true", help="replace a data set of this name")
-    shots = _command(group, "shots", "data_shots", "print the images that a seed draws")
+    shots = _command(group, "shots", "data_commands:shots", "print the images that a seed draws")
     shots.add_argument("name")
     shots.add_argument("--shots", type=int, default=16)
     shots.add_argument("--seed", type=int, default=1)
+    shots.add_argument("--split-file", type=Path, metavar="FILE", help="a published list instead of a draw")
 
 
 def _add_features(commands: Any) -> None:
     group = _group(commands, "features", "list, bring in, hand out and verify packs of features")
-    _command(group, "list", "features_list", "list imported packs and cache entries")
-    bring = _command(group, "import", "features_import", "take a pack, or a caches folder of the Tip-Adapter family")
+    _command(group, "list", "feature_commands:list_packs", "list imported packs and cache entries")
+    text = "take a pack, or a caches folder of the Tip-Adapter family"
+    bring = _command(group, "import", "feature_commands:bring", text)
     bring.add_argument("path", type=Path)
     bring.add_argument("--from", dest="kind", default="pack", help="pack (default) or tip-adapter")
     bring.add_argument("--name", help="the name to run it by (default: the pack's own, or the folder's)")
@@ -153,14 +165,15 @@ def _add_features(commands: Any) -> None:
     bring.add_argument("--text", metavar="FILE", help="tip-adapter: which text_weights*.pt, where there are several")
     bring.add_argument("--scale", type=float, default=100.0, help="tip-adapter: logit scale (default: %(default)s)")
     bring.add_argument("--force", action="store_true", help="replace a pack of this name")
-    export = _command(group, "export", "features_export", "write the features of a data set as one pack")
+    export = _command(group, "export", "feature_commands:export", "write the features of a data set as one pack")
     export.add_argument("name")
     export.add_argument("folder", type=Path)
     export.add_argument("--shots", type=int, default=16)
     export.add_argument("--seed", type=int, default=1)
     export.add_argument("--encoder", metavar="NAME[:PRETRAINED]")
+    export.add_argument("--prompts", default="single", metavar="SET")
     export.add_argument("--device", default="auto")
-    verify = _command(group, "verify", "features_verify", "check packs and cache entries to the last byte")
+    verify = _command(group, "verify", "feature_commands:verify", "check packs and cache entries to the last byte")
     verify.add_argument("name", nargs="?", help="a pack or a folder (default: all)")
 
 
@@ -171,7 +184,7 @@ def _add_results(commands: Any) -> None:
         ("show", "print one record"),
         ("schema", "print the schema"),
     ):
-        parser = _command(group, name, f"results_{name}", text)
+        parser = _command(group, name, f"commands:results_{name}", text)
         parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR")
         if name == "show":
             parser.add_argument("key", help="a key, or its first characters")
@@ -270,9 +283,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads double the cost of small operations
     try:
         options = parse(words)
-        from harness import commands
-
-        return int(getattr(commands, options.command)(options))
+        file, _, function = options.command.partition(":")
+        return int(getattr(importlib.import_module(f"harness.{file}"), function)(options))
     except HarnessError as error:
         return _tell(error, str(error), words, error.code)
     except KeyboardInterrupt as error:

@@ -14,7 +14,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from harness import cache, encoder, files, lock, splits
+from harness import cache, encoder, files, lock, prompts, splits
 from harness.cache import Pack
 from harness.errors import UsageError
 from harness.types import Dataset, Entry, Episode, Features, Split
@@ -158,30 +158,34 @@ class PackSource:
 # -- from images -------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Place:
+    """A data set whose images are here: its split, their folder, and a digest of both."""
+
+    dataset: Dataset
+    split: Split
+    root: Path
+    content: str
+    split_name: str  # coop, own or built
+
+
 class ImageSource:
     """Episodes from image files: features are extracted once and kept in the cache.
 
     Three kinds of cache entries: held-out parts and text once per data set, the drawn images once per (shots, seed).
     """
 
-    prompts = "single"
-
-    def __init__(
-        self, dataset: Dataset, split: Split, root: Path, encoder_name: str, device: str, content: str
-    ) -> None:
-        self.dataset, self.split, self.root, self.device = dataset, split, root, device
+    def __init__(self, place: Place, encoder_name: str, prompt_set: str, device: str) -> None:
         card = encoder.card(encoder_name, device)
-        self.name, self.title, self.encoder = dataset.name, dataset.title, card.name
-        self.split_name = "own" if dataset.build is None else "built-in"
-        self.columns = dataset.columns
+        self.dataset, self.split, self.root, self.device = place.dataset, place.split, place.root, device
+        self.name, self.title, self.encoder = place.dataset.name, place.dataset.title, card.name
+        self.split_name, self.prompts = place.split_name, prompt_set
+        self.columns = place.dataset.columns
         self.fingerprint = card.fingerprint
-        self.digests = {
-            **self.fingerprint,
-            "split": content,
-            "prompts": files.digest_of([self.split.classes, dataset.templates]),
-        }
-        self._train_labels = [label for _, label in split.train]
-        self._val_labels = [label for _, label in split.val]
+        self.words = prompts.prompts_for(place.dataset, place.split.classes, prompt_set)
+        self.digests = {**self.fingerprint, "split": place.content, "prompts": self.words.digest}
+        self._train_labels = [label for _, label in self.split.train]
+        self._val_labels = [label for _, label in self.split.val]
 
     def check(self, shots: int, seed: int, selection: str) -> None:
         splits.check_shots(self._train_labels, shots, self.name, self.split.classes)
@@ -251,10 +255,8 @@ class ImageSource:
         )
 
     def _extract_text(self) -> None:
-        from harness import extract
-
-        prompts = extract.text_features(self._encoder(), self.split.classes, self.dataset.templates)  # (C, P, D)
-        self._write(self._text_folder(), {"text": {"prompts": prompts}})
+        raw = self._encoder().text(self.words.flat).cpu()  # (sentences of all classes, D)
+        self._write(self._text_folder(), {"text": {"prompts": prompts.evened(raw, self.words.counts)}})
 
     def _extract_held(self, watch: Watch) -> None:
         entries = (*self.split.val, *self.split.test)

@@ -1,4 +1,4 @@
-"""From image files and class names to raw embeddings, with decoding beside the model."""
+"""From image files to raw embeddings, with decoding beside the model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.encoder import Encoder
-from harness.errors import UsageError
 from harness.images import read_image, view_of, without_warnings
 
 if TYPE_CHECKING:
@@ -51,22 +50,6 @@ def image_features(
                 on_image(stop - start)
             start = stop
     return image, view if views else None
-
-
-def text_features(encoder: Encoder, classes: Sequence[str], templates: Sequence[str]) -> Tensor:
-    """Embed each template with each class name, `_` read as a space: (C, P, D) raw float32 on the CPU."""
-    names = [name.replace("_", " ") for name in classes]
-    prompts = [_fill(template, name) for name in names for template in templates]
-    return encoder.text(prompts).cpu().reshape(len(classes), len(templates), encoder.dim)  # (C, P, D)
-
-
-def _fill(template: str, name: str) -> str:
-    try:
-        if "{}" in template:
-            return template.format(name)
-    except (IndexError, KeyError, ValueError):
-        pass
-    raise UsageError(f"Template {template!r} needs one {{}} for the class name and no other braces.")
 
 
 def _batches(

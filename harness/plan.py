@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness import cache, encoder, files, find, folders, splits
-from harness.episodes import ImageSource, PackSource, Source
+from harness import cache, encoder, files, find, folders, prepare, splits
+from harness.episodes import ImageSource, PackSource, Place, Source
 from harness.errors import Missing, NothingSelected, UsageError, unknown
 from harness.find import MethodSpec
 from harness.results import Store, cell_key
@@ -18,6 +18,7 @@ from harness.types import Dataset, Identity, Split
 
 DEFAULT_ENCODER = "ViT-B-16-quickgelu:openai"
 DEFAULT_METHODS = ("zero_shot", "tip", "linear_probe", "dac")
+DEFAULT_SUITE, FIRST_SUITE = "core11", "demo"  # what is prepared of the one, else the other
 USUAL_SHOTS = (1, 2, 4, 8, 16)
 Note = Callable[[str], None]  # tells the user one line
 
@@ -32,6 +33,7 @@ class RunSpec:
     seeds: Sequence[int] = (1, 2, 3)
     encoder: str | None = None
     selection: str = "val-min4"
+    prompts: str = "single"
     results: Path = Path("results")
     device: str = "auto"
     executor: str = "local"
@@ -95,8 +97,8 @@ def make_plan(spec: RunSpec, store: Store, note: Note = lambda _: None) -> Plan:
         note(line)
     cells = []
     for name in names:
-        source = make_source(name, spec.encoder, device, note)
-        shifted = [make_source(target, source.encoder, device, note) for target in targets.get(name, ())]
+        source = make_source(name, spec.encoder, spec.prompts, device, note)
+        shifted = [make_source(target, source.encoder, "single", device, note) for target in targets.get(name, ())]
         shots = spec.shots or (_default_shots(source, note),)
         for shot in shots:
             for seed in spec.seeds:
@@ -130,10 +132,12 @@ def _dataset_names(spec: RunSpec) -> tuple[list[str], dict[str, list[str]], list
     """Sources to fit on, shifted targets of each, and lines to say."""
     said = []
     asked = list(spec.datasets)
-    if not asked:
-        asked = ["demo"]
-        said.append("No data set is prepared here: running the embedded demo suite with its own small encoder.")
     suites, known = find.suites(), known_datasets()
+    if not asked:
+        asked = [name for name in suites[DEFAULT_SUITE] if prepare.status(find.dataset(name)).state == "ready"]
+    if not asked:
+        asked = [FIRST_SUITE]
+        said.append("No data set is prepared here: running the embedded demo suite with its own small encoder.")
     names: list[str] = []
     for item in asked:
         exact = item if item in known else re.sub("-", "_", item.lower())
@@ -154,8 +158,8 @@ def _dataset_names(spec: RunSpec) -> tuple[list[str], dict[str, list[str]], list
     return list(dict.fromkeys(sources)), targets, said
 
 
-def make_source(name: str, encoder_name: str | None, device: str, note: Note) -> Source:
-    """One data set under one encoder. Builds a generated data set on first use."""
+def make_source(name: str, encoder_name: str | None, prompt_set: str, device: str, note: Note) -> Source:
+    """One data set under one encoder. Builds a generated data set on first use; downloads none."""
     packs = cache.imported_packs()
     if name in packs:
         pack = cache.open_pack(packs[name])
@@ -164,25 +168,30 @@ def make_source(name: str, encoder_name: str | None, device: str, note: Note) ->
                 f"{name} is a pack of {pack.info.encoder} features; --encoder {encoder_name} cannot be used."
             )
         return PackSource(name, pack, device)
+    found = place(name, note)
+    return ImageSource(found, _encoder_for(found.dataset, encoder_name, device, note), prompt_set, device)
+
+
+def place(name: str, note: Note) -> Place:
+    """The images of a data set: the user's own, generated ones, or downloaded ones."""
     if name in folders.own_sets():
         dataset, split, root = folders.load_own(name)
-        content = folders.read_manifest(name).digest
-    else:
-        dataset = find.dataset(name)
-        split, root = built(dataset, note)
-        content = splits.split_digest(split)
-    chosen = _encoder_for(dataset, encoder_name, device, note)
-    return ImageSource(dataset, split, root, chosen, device, content)
+        return Place(dataset, split, root, folders.read_manifest(name).digest, "own")
+    dataset = find.dataset(name)
+    if dataset.build is not None:
+        split, root = _built(dataset, note)
+        return Place(dataset, split, root, splits.split_digest(split), "built")
+    split, root = prepare.load(dataset, note=note)
+    return Place(dataset, split, root, splits.split_digest(split), "coop")
 
 
-def built(dataset: Dataset, note: Note) -> tuple[Split, Path]:
-    """Split and image folder of a built-in data set; a generated one is built once, then found."""
-    if dataset.build is None:
-        raise Missing(f"{dataset.name} has no images here yet.")
+def _built(dataset: Dataset, note: Note) -> tuple[Split, Path]:
+    """Split and image folder of a generated data set: built once, then found."""
     from filelock import FileLock
 
     from harness.machine import versions
 
+    assert dataset.build is not None
     home = files.data_root() / "built" / f"{dataset.name}-{versions()['harness']}"
     home.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(home.parent / f".{home.name}.lock"):

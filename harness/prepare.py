@@ -339,10 +339,13 @@ def _holds(dataset: Dataset, record: _Record) -> bool:
     return same and record.source == _source(dataset) and _split_path(dataset).is_file()
 
 
-def _remember(dataset: Dataset, look: _Look) -> None:
+def _remember(dataset: Dataset, look: _Look, *, anew: bool = False) -> None:
+    """Write down a complete look. Digests of images stay, unless the images were put there `anew`."""
     if dataset.split_file is None:
         splits.save_split(look.split, _split_path(dataset))
-    record = _Record(FORMAT, str(look.root), _source(dataset), look.folders, look.notes)
+    before = _record(dataset)
+    content = before.content if before and before.root == str(look.root) and not anew else {}
+    record = _Record(FORMAT, str(look.root), _source(dataset), look.folders, look.notes, content)
     files.write_atomic(_record_path(dataset), msgspec.json.encode(record))
 
 
@@ -539,8 +542,9 @@ def prepare(
             return Prepared(Path(record.root), splits.load_split(_split_path(dataset)), record.notes)
         near = [given, *_below(given)] if given and given.is_dir() else _candidates(dataset)
         fixed = _fixed_split(dataset, near, report)
-        look = _found(dataset, given, fixed) or _built(dataset, given, fixed, jobs, report)
-        _remember(dataset, look)
+        found = _found(dataset, given, fixed)
+        look = found or _built(dataset, given, fixed, jobs, report)
+        _remember(dataset, look, anew=found is None)
         return Prepared(look.root, look.split, [*look.notes, *_other_layouts(dataset)])
 
 

@@ -19,8 +19,6 @@ from harness.types import Dataset, Remote
 if TYPE_CHECKING:
     from torch import Tensor
 
-# What a data set may declare under a name: templates, a file of sentences per class, or the name of another set.
-Source = tuple[str, ...] | Remote | str
 Fetch = Callable[[Remote, Path], Path]  # a file and the folder where it shall lie -> where it lies
 
 SINGLE = "single"  # the data set's own templates
@@ -61,9 +59,9 @@ class Prompts:
         return [sentence for own in self.sentences for sentence in own]
 
 
-def known_sets(declared: Mapping[str, Source]) -> list[str]:
+def known_sets(dataset: Dataset) -> list[str]:
     """Names that `prompts_for` takes for a data set: three that suit any, and those it declares itself."""
-    return [SINGLE, "imagenet7", "openai80", *declared]
+    return [SINGLE, "imagenet7", "openai80", *dataset.prompt_sets]
 
 
 def prompts_for(
@@ -71,32 +69,32 @@ def prompts_for(
     classes: Sequence[str],
     set_name: str = SINGLE,
     *,
-    declared: Mapping[str, Source] | None = None,
-    keys: Mapping[int, str] | None = None,
     fetch: Fetch | None = None,
 ) -> Prompts:
     """Put class names, `_` read as a space, into the sentences of a prompt set.
 
-    `declared`: the prompt sets of this data set; `keys`: labels whose sentences stand under another key than
-    the class name. A file of sentences is fetched once into the data folder and verified each time.
+    A file of sentences is fetched once into the data folder, by `harness.download` unless `fetch` is another way,
+    and verified each time.
 
     Raises `errors.UsageError` for an unknown set and for templates without one `{}`, `errors.Missing` where the
     file cannot be had, `errors.Corrupt` where it is another one than expected or lacks a class.
     """
-    declared = declared or {}
-    source: Source = {SINGLE: dataset.templates, "imagenet7": SELECTED}.get(set_name, declared.get(set_name, ""))
-    if set_name == "openai80" or source == "openai80":
-        source = eighty()
-    if not source or isinstance(source, str):
-        raise errors.UsageError(unknown_set(dataset.name, set_name, declared))
+    source = _source(dataset, set_name)
     if isinstance(source, Remote):
-        return Prompts(set_name, _written(source, classes, keys or {}, fetch))
+        return Prompts(set_name, _written(source, classes, dataset.sentence_keys, fetch))
     return Prompts(set_name, tuple(tuple(fill(template, name) for template in source) for name in classes))
 
 
-def unknown_set(name: str, asked: str, declared: Mapping[str, Source]) -> str:
-    """What to say when a data set has no such prompts."""
-    return f"{name}: " + errors.unknown("prompt set", asked, known_sets(declared))
+def _source(dataset: Dataset, set_name: str) -> tuple[str, ...] | Remote:
+    """The templates or the file that a name stands for."""
+    declared = dataset.prompt_sets.get(set_name, set_name)
+    if isinstance(declared, tuple | Remote):
+        return declared
+    if declared == "openai80":
+        return eighty()
+    if found := {SINGLE: dataset.templates, "imagenet7": SELECTED}.get(declared):
+        return found
+    raise errors.UsageError(f"{dataset.name}: {errors.unknown('prompt set', declared, known_sets(dataset))}")
 
 
 def fill(template: str, name: str) -> str:

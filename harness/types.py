@@ -10,7 +10,7 @@ import copy
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -180,6 +180,9 @@ class Dataset:
     classes: int | None = None
     reader: Callable[[Path], Split] | None = None  # reads the split from the image folder where there is no file
     columns: tuple[int, ...] = ()  # a shifted set with fewer classes: their labels in the source
+    # other prompt sets: templates, a file of sentences per class, or the name of a set that suits any data set
+    prompt_sets: Mapping[str, tuple[str, ...] | Remote | str] = field(default_factory=dict)
+    sentence_keys: Mapping[int, str] = field(default_factory=dict)  # labels whose sentences stand under another name
 
 
 # -- what a result records ---------------------------------------------------------------------------

@@ -15,6 +15,8 @@ ROOT = Path(__file__).parents[1]
 # From the command to the nouns; a file imports to its right only.
 ORDER = (
     "cli",
+    "data_commands",
+    "feature_commands",
     "commands",
     "doctor",
     "contract",
@@ -24,8 +26,8 @@ ORDER = (
     "tune",
     "episodes",
     "importers",
-    "folders",
     "prepare",
+    "folders",
     "prompts",
     "download",
     "archives",

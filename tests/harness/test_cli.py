@@ -76,7 +76,7 @@ def test_a_wrong_configuration_file_is_named(home: Path, harness_command: Comman
     ("words", "code", "said"),
     [
         (["rnu"], 2, "Did you mean run"),
-        (["data"], 2, "say what to do: list, add, shots"),
+        (["data"], 2, "say what to do: list, prepare"),
         (["data", "lst"], 2, "Did you mean list"),
         (["run", "--shot", "x"], 2, "whole numbers"),
         (["run", "--colour"], 2, "--colour"),
@@ -135,13 +135,15 @@ def test_an_interrupt_ends_with_130(harness_command: Command, monkeypatch: pytes
 
 
 def test_every_command_has_help_and_a_function(capsys: pytest.CaptureFixture[str]) -> None:
-    from harness import commands
+    import importlib
+
     from harness.cli import _leaves
 
     leaves = list(_leaves(build_parser()))
     assert len(leaves) >= 15
     for path, leaf in leaves:
-        assert callable(getattr(commands, leaf.get_default("command")))
+        file, _, function = leaf.get_default("command").partition(":")
+        assert callable(getattr(importlib.import_module(f"harness.{file}"), function))
         with pytest.raises(SystemExit) as ended:
             main([*path, "--help"])
         assert ended.value.code == 0

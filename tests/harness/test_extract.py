@@ -16,8 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from harness import encoder, extract, images
-from harness.errors import UsageError
-from harness.extract import image_features, text_features
+from harness.extract import image_features
 from harness.images import UnreadableImage, read_image, view_of
 
 CONFIG = {
@@ -201,26 +200,3 @@ def test_there_are_as_many_readers_as_cores_up_to_a_limit(monkeypatch):
     assert extract._threads() == extract.THREADS
     monkeypatch.setattr(extract.os, "cpu_count", lambda: None)
     assert extract._threads() == 1
-
-
-# -- text --------------------------------------------------------------------------------------------
-
-
-def test_every_template_is_filled_with_every_class(tiny):
-    classes = ["cat", "annual_crop land", "dog {1}"]
-    templates = ["a photo of a {}.", "{} texture."]
-    prompts = text_features(tiny, classes, templates)
-    assert (prompts.dtype, prompts.shape) == (torch.float32, (3, 2, 16))
-    expected = [
-        ["a photo of a cat.", "cat texture."],
-        ["a photo of a annual crop land.", "annual crop land texture."],
-        ["a photo of a dog {1}.", "dog {1} texture."],
-    ]
-    for row, strings in zip(prompts, expected, strict=True):
-        assert torch.allclose(row, tiny.text(strings), atol=1e-5)
-
-
-@pytest.mark.parametrize("template", ["a photo", "a {name}", "a {} {}", "a {", "a {0}"])
-def test_a_template_without_a_place_for_the_name_is_refused(tiny, template):
-    with pytest.raises(UsageError, match="for the class name"):
-        text_features(tiny, ["cat"], [template])
