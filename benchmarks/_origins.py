@@ -1,4 +1,9 @@
-"""Where several data sets come from alike: split files, mirrors, sentences."""
+"""Where several data sets come from alike: split files, mirrors, sentences.
+
+Sizes and sha256 of image archives are those that tensorflow-datasets 4.9.10 checks, md5 those of torchvision 0.29.2;
+hashes of split and sentence files were computed from the pinned commits. Whether an address still answers was
+not tried for any of the fifteen data sets.
+"""
 
 from __future__ import annotations
 

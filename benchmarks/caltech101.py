@@ -5,22 +5,15 @@ from __future__ import annotations
 from benchmarks._origins import sentences, split_file
 from harness.types import Dataset, Remote
 
-prompt_sets = {
-    "openai": (
-        "a photo of a {}.", "a painting of a {}.", "a plastic {}.", "a sculpture of a {}.", "a sketch of a {}.",
-        "a tattoo of a {}.", "a toy {}.", "a rendition of a {}.", "a embroidered {}.", "a cartoon {}.",
-        "a {} in a video game.", "a plushie {}.", "a origami {}.", "art of a {}.", "graffiti of a {}.",
-        "a drawing of a {}.", "a doodle of a {}.", "a photo of the {}.", "a painting of the {}.", "the plastic {}.",
-        "a sculpture of the {}.", "a sketch of the {}.", "a tattoo of the {}.", "the toy {}.", "a rendition of the {}.",
-        "the embroidered {}.", "the cartoon {}.", "the {} in a video game.", "the plushie {}.", "the origami {}.",
-        "art of the {}.", "graffiti of the {}.", "a drawing of the {}.", "a doodle of the {}.",
-    ),
-    "cupl": sentences(
-        "CuPL_prompts_caltech101.json",
-        bytes=314962,
-        sha256="b5c3f52be95a1e450c4ebbac1fd0d2644a5d2efc2bac15e1a82cad587fdd09f6",
-    ),
-}  # fmt: skip
+OPENAI = (
+    "a photo of a {}.", "a painting of a {}.", "a plastic {}.", "a sculpture of a {}.", "a sketch of a {}.",
+    "a tattoo of a {}.", "a toy {}.", "a rendition of a {}.", "a embroidered {}.", "a cartoon {}.",
+    "a {} in a video game.", "a plushie {}.", "a origami {}.", "art of a {}.", "graffiti of a {}.",
+    "a drawing of a {}.", "a doodle of a {}.", "a photo of the {}.", "a painting of the {}.", "the plastic {}.",
+    "a sculpture of the {}.", "a sketch of the {}.", "a tattoo of the {}.", "the toy {}.", "a rendition of the {}.",
+    "the embroidered {}.", "the cartoon {}.", "the {} in a video game.", "the plushie {}.", "the origami {}.",
+    "art of the {}.", "graffiti of the {}.", "a drawing of the {}.", "a doodle of the {}.",
+)  # fmt: skip
 
 dataset = Dataset(
     name="caltech101",
@@ -44,6 +37,14 @@ dataset = Dataset(
     roots=("caltech-101/101_ObjectCategories", "caltech101/101_ObjectCategories"),
     counts=(4128, 1649, 2465),
     classes=100,
+    prompt_sets={
+        "openai": OPENAI,
+        "cupl": sentences(
+            "CuPL_prompts_caltech101.json",
+            bytes=314962,
+            sha256="b5c3f52be95a1e450c4ebbac1fd0d2644a5d2efc2bac15e1a82cad587fdd09f6",
+        ),
+    },
     licence="CC BY 4.0",
     citation="L. Fei-Fei, R. Fergus, P. Perona: Learning Generative Visual Models from Few Training Examples. "
     "CVPRW 2004.",

@@ -5,18 +5,11 @@ from __future__ import annotations
 from benchmarks._origins import sentences, split_file
 from harness.types import Dataset, Remote
 
-prompt_sets = {
-    "openai": (
-        "a photo of a {} texture.", "a photo of a {} pattern.", "a photo of a {} thing.", "a photo of a {} object.",
-        "a photo of the {} texture.", "a photo of the {} pattern.", "a photo of the {} thing.",
-        "a photo of the {} object.",
-    ),
-    "cupl": sentences(
-        "CuPL_prompts_dtd.json",
-        bytes=244279,
-        sha256="b5d2ae76c1e8e5ded0df87d70aa60ce78730060ae65d7b36c30034457b8cfbe8",
-    ),
-}  # fmt: skip
+OPENAI = (
+    "a photo of a {} texture.", "a photo of a {} pattern.", "a photo of a {} thing.", "a photo of a {} object.",
+    "a photo of the {} texture.", "a photo of the {} pattern.", "a photo of the {} thing.",
+    "a photo of the {} object.",
+)  # fmt: skip
 
 dataset = Dataset(
     name="dtd",
@@ -40,6 +33,14 @@ dataset = Dataset(
     roots=("dtd/images", "dtd/dtd/images"),
     counts=(2820, 1128, 1692),
     classes=47,
+    prompt_sets={
+        "openai": OPENAI,
+        "cupl": sentences(
+            "CuPL_prompts_dtd.json",
+            bytes=244279,
+            sha256="b5d2ae76c1e8e5ded0df87d70aa60ce78730060ae65d7b36c30034457b8cfbe8",
+        ),
+    },
     licence="for research",
     citation="M. Cimpoi, S. Maji, I. Kokkinos, S. Mohamed, A. Vedaldi: Describing Textures in the Wild. CVPR 2014.",
     note="Not the official parts (1880/1880/1880): CoOp divided all images 50/20/30 per class.",

@@ -5,19 +5,6 @@ from __future__ import annotations
 from benchmarks._origins import sentences, split_file
 from harness.types import Dataset, Remote
 
-prompt_sets = {
-    "openai": (
-        "a centered satellite photo of {}.",
-        "a centered satellite photo of a {}.",
-        "a centered satellite photo of the {}.",
-    ),
-    "cupl": sentences(
-        "CuPL_prompts_eurosat.json",
-        bytes=23206,
-        sha256="c1831f13dff8f8f2b6e3121b122b4e40582ccc1274537c3f9023641d35d07234",
-    ),
-}
-
 dataset = Dataset(
     name="eurosat",
     title="EuroSAT",
@@ -43,6 +30,18 @@ dataset = Dataset(
     roots=("eurosat/2750",),
     counts=(13500, 5400, 8100),
     classes=10,
+    prompt_sets={
+        "openai": (
+            "a centered satellite photo of {}.",
+            "a centered satellite photo of a {}.",
+            "a centered satellite photo of the {}.",
+        ),
+        "cupl": sentences(
+            "CuPL_prompts_eurosat.json",
+            bytes=23206,
+            sha256="c1831f13dff8f8f2b6e3121b122b4e40582ccc1274537c3f9023641d35d07234",
+        ),
+    },
     licence="MIT; images are Copernicus open data",
     citation="P. Helber, B. Bischke, A. Dengel, D. Borth: EuroSAT: A Novel Dataset and Deep Learning Benchmark for "
     "Land Use and Land Cover Classification. IEEE JSTARS 2019.",

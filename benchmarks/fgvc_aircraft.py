@@ -43,15 +43,6 @@ def _lines(path: Path) -> list[str]:
         raise Corrupt(f"{path}: is not text: {error}.") from error
 
 
-prompt_sets = {
-    "openai": ("a photo of a {}, a type of aircraft.", "a photo of the {}, a type of aircraft."),
-    "cupl": sentences(
-        "CuPL_prompts_fgvcaircraft.json",
-        bytes=218796,
-        sha256="3d0733867fa1e30a229639df9528d9da3fe11b9cf56c0cd6eda11688d9a31393",
-    ),
-}
-
 dataset = Dataset(
     name="fgvc_aircraft",
     title="FGVCAircraft",
@@ -68,6 +59,14 @@ dataset = Dataset(
     counts=(3334, 3333, 3333),
     classes=100,
     reader=read,
+    prompt_sets={
+        "openai": ("a photo of a {}, a type of aircraft.", "a photo of the {}, a type of aircraft."),
+        "cupl": sentences(
+            "CuPL_prompts_fgvcaircraft.json",
+            bytes=218796,
+            sha256="3d0733867fa1e30a229639df9528d9da3fe11b9cf56c0cd6eda11688d9a31393",
+        ),
+    },
     licence="research, non-commercial",
     citation="S. Maji, E. Rahtu, J. Kannala, M. Blaschko, A. Vedaldi: Fine-Grained Visual Classification of Aircraft. "
     "arXiv 1306.5151, 2013.",

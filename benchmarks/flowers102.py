@@ -5,15 +5,6 @@ from __future__ import annotations
 from benchmarks._origins import sentences, split_file
 from harness.types import Dataset, Remote
 
-prompt_sets = {
-    "openai": ("a photo of a {}, a type of flower.",),
-    "cupl": sentences(
-        "CuPL_prompts_flowers102.json",
-        bytes=281139,
-        sha256="904c8850eafeaa1cc60a0f55fab7bdc168af4b2d1e5cb5bd06c5d32cbbc9d676",
-    ),
-}
-
 dataset = Dataset(
     name="flowers102",
     title="Flowers102",
@@ -36,6 +27,14 @@ dataset = Dataset(
     roots=("oxford_flowers/jpg", "flowers-102/jpg"),
     counts=(4093, 1633, 2463),
     classes=102,
+    prompt_sets={
+        "openai": ("a photo of a {}, a type of flower.",),
+        "cupl": sentences(
+            "CuPL_prompts_flowers102.json",
+            bytes=281139,
+            sha256="904c8850eafeaa1cc60a0f55fab7bdc168af4b2d1e5cb5bd06c5d32cbbc9d676",
+        ),
+    },
     licence="none stated; images from the web",
     citation="M.-E. Nilsback, A. Zisserman: Automated Flower Classification over a Large Number of Classes. "
     "ICVGIP 2008.",

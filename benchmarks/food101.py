@@ -5,15 +5,6 @@ from __future__ import annotations
 from benchmarks._origins import sentences, split_file
 from harness.types import Dataset, Remote
 
-prompt_sets = {
-    "openai": ("a photo of {}, a type of food.",),
-    "cupl": sentences(
-        "CuPL_prompts_food101.json",
-        bytes=321255,
-        sha256="0aed280ca518c37abec6b1c85a6093b8f9993988df1581bda59805b541694735",
-    ),
-}
-
 dataset = Dataset(
     name="food101",
     title="Food101",
@@ -32,6 +23,14 @@ dataset = Dataset(
     roots=("food-101/images",),
     counts=(50500, 20200, 30300),
     classes=101,
+    prompt_sets={
+        "openai": ("a photo of {}, a type of food.",),
+        "cupl": sentences(
+            "CuPL_prompts_food101.json",
+            bytes=321255,
+            sha256="0aed280ca518c37abec6b1c85a6093b8f9993988df1581bda59805b541694735",
+        ),
+    },
     licence="none stated; images from Foodspotting, for research",
     citation="L. Bossard, M. Guillaumin, L. Van Gool: Food-101 - Mining Discriminative Components with Random Forests. "
     "ECCV 2014.",

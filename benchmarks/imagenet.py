@@ -11,17 +11,6 @@ BY_HAND = (
     "images (tasks 1 and 2), the validation images and the development kit of ILSVRC 2012."
 )
 
-prompt_sets = {
-    "openai": "openai80",
-    "cupl": sentences(
-        "CuPL_prompts_imagenet.json",
-        bytes=2185813,
-        sha256="ab8edaa47cb8050ee48c673e38022cbc5522f404bd16a74debb5c7e260869e77",
-    ),
-}
-# Where two classes have one name, the sentences of one of them stand under another key: by label.
-sentence_keys = {744: "projectile", 836: "sunglass"}
-
 dataset = Dataset(
     name="imagenet",
     title="ImageNet",
@@ -47,6 +36,16 @@ dataset = Dataset(
     counts=(1271167, 10000, 50000),
     classes=_imagenet.CLASSES,
     reader=_imagenet.read,
+    prompt_sets={
+        "openai": "openai80",
+        "cupl": sentences(
+            "CuPL_prompts_imagenet.json",
+            bytes=2185813,
+            sha256="ab8edaa47cb8050ee48c673e38022cbc5522f404bd16a74debb5c7e260869e77",
+        ),
+    },
+    # where two classes have one name, the sentences of one of them stand under another key: by label
+    sentence_keys={744: "projectile", 836: "sunglass"},
     licence="research terms, account; no redistribution",
     citation="O. Russakovsky et al.: ImageNet Large Scale Visual Recognition Challenge. IJCV 2015.",
     note="Labels are ranks of the wnid. The official validation images are the test part; 10 validation images per "

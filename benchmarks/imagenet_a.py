@@ -34,7 +34,7 @@ dataset = Dataset(
         ),
     ),
     roots=("imagenet-adversarial/imagenet-a", "imagenet-a"),
-    counts=(0, 0, 7500),
+    counts=(0, 0, 7500),  # as the paper says; not counted in the archive here
     classes=len(COLUMNS),
     reader=partial(_imagenet.read_shifted, columns=COLUMNS),
     columns=COLUMNS,

@@ -5,15 +5,6 @@ from __future__ import annotations
 from benchmarks._origins import sentences, split_file
 from harness.types import Dataset, Remote
 
-prompt_sets = {
-    "openai": ("a photo of a {}, a type of pet.",),
-    "cupl": sentences(
-        "CuPL_prompts_oxfordpets.json",
-        bytes=119757,
-        sha256="f393a01f911ceed70458d1b7fa3b8f2df2148732210b3783488f2efecc672c95",
-    ),
-}
-
 dataset = Dataset(
     name="oxford_pets",
     title="OxfordPets",
@@ -36,6 +27,14 @@ dataset = Dataset(
     roots=("oxford_pets/images", "oxford-iiit-pet/images"),
     counts=(2944, 736, 3669),
     classes=37,
+    prompt_sets={
+        "openai": ("a photo of a {}, a type of pet.",),
+        "cupl": sentences(
+            "CuPL_prompts_oxfordpets.json",
+            bytes=119757,
+            sha256="f393a01f911ceed70458d1b7fa3b8f2df2148732210b3783488f2efecc672c95",
+        ),
+    },
     licence="CC BY-SA 4.0",
     citation="O. Parkhi, A. Vedaldi, A. Zisserman, C. Jawahar: Cats and Dogs. CVPR 2012.",
     note="Official test set; CoOp divided the official training images 80/20. Some files named .jpg are CMYK, palette, "

@@ -5,17 +5,10 @@ from __future__ import annotations
 from benchmarks._origins import MIRROR, sentences, split_file
 from harness.types import Dataset, Remote
 
-prompt_sets = {
-    "openai": (
-        "a photo of a {}.", "a photo of the {}.", "a photo of my {}.", "i love my {}!",
-        "a photo of my dirty {}.", "a photo of my clean {}.", "a photo of my new {}.", "a photo of my old {}.",
-    ),
-    "cupl": sentences(
-        "CuPL_prompts_stanfordcars.json",
-        bytes=1232735,
-        sha256="8b84424728b57442cbe190b0d996fda7a16fbb8ac42617911c61fea8f1496a53",
-    ),
-}  # fmt: skip
+OPENAI = (
+    "a photo of a {}.", "a photo of the {}.", "a photo of my {}.", "i love my {}!",
+    "a photo of my dirty {}.", "a photo of my clean {}.", "a photo of my new {}.", "a photo of my old {}.",
+)  # fmt: skip
 
 dataset = Dataset(
     name="stanford_cars",
@@ -40,6 +33,14 @@ dataset = Dataset(
     roots=("stanford_cars",),
     counts=(6509, 1635, 8041),
     classes=196,
+    prompt_sets={
+        "openai": OPENAI,
+        "cupl": sentences(
+            "CuPL_prompts_stanfordcars.json",
+            bytes=1232735,
+            sha256="8b84424728b57442cbe190b0d996fda7a16fbb8ac42617911c61fea8f1496a53",
+        ),
+    },
     licence="research, non-commercial",
     citation="J. Krause, M. Stark, J. Deng, L. Fei-Fei: 3D Object Representations for Fine-Grained Categorization. "
     "ICCVW 2013.",

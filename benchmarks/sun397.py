@@ -5,15 +5,6 @@ from __future__ import annotations
 from benchmarks._origins import MIRROR, sentences, split_file
 from harness.types import Dataset, Remote
 
-prompt_sets = {
-    "openai": ("a photo of a {}.", "a photo of the {}."),
-    "cupl": sentences(
-        "CuPL_prompts_sun397.json",
-        bytes=1160182,
-        sha256="b6e2c68f1cfaad78a725de1aea337cea8f5481402708225bcecbe8ce8b436967",
-    ),
-}
-
 dataset = Dataset(
     name="sun397",
     title="SUN397",
@@ -32,6 +23,14 @@ dataset = Dataset(
     roots=("sun397/SUN397", "SUN397"),
     counts=(15880, 3970, 19850),
     classes=397,
+    prompt_sets={
+        "openai": ("a photo of a {}.", "a photo of the {}."),
+        "cupl": sentences(
+            "CuPL_prompts_sun397.json",
+            bytes=1160182,
+            sha256="b6e2c68f1cfaad78a725de1aea337cea8f5481402708225bcecbe8ce8b436967",
+        ),
+    },
     licence="none stated; for research",
     citation="J. Xiao, J. Hays, K. Ehinger, A. Oliva, A. Torralba: SUN Database: Large-scale Scene Recognition from "
     "Abbey to Zoo. CVPR 2010.",

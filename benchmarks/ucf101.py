@@ -5,20 +5,6 @@ from __future__ import annotations
 from benchmarks._origins import MIRROR, sentences, split_file
 from harness.types import Dataset, Remote
 
-prompt_sets = {
-    "openai": tuple(
-        f"a {kind} of {article} person {doing}{{}}."
-        for doing in ("", "using ", "doing ", "during ", "performing ", "practicing ")
-        for article in ("a", "the")
-        for kind in ("photo", "video", "example", "demonstration")
-    ),
-    "cupl": sentences(
-        "CuPL_prompts_ucf101.json",
-        bytes=211913,
-        sha256="f685a1d6e8b1316a4f70554d2913c9fb58050af80c96004e6c7b40515488f9e4",
-    ),
-}
-
 dataset = Dataset(
     name="ucf101",
     title="UCF101",
@@ -41,10 +27,23 @@ dataset = Dataset(
     roots=("ucf101/UCF-101-midframes",),
     counts=(7639, 1898, 3783),
     classes=101,
+    prompt_sets={
+        "openai": tuple(
+            f"a {kind} of {article} person {doing}{{}}."
+            for doing in ("", "using ", "doing ", "during ", "performing ", "practicing ")
+            for article in ("a", "the")
+            for kind in ("photo", "video", "example", "demonstration")
+        ),
+        "cupl": sentences(
+            "CuPL_prompts_ucf101.json",
+            bytes=211913,
+            sha256="f685a1d6e8b1316a4f70554d2913c9fb58050af80c96004e6c7b40515488f9e4",
+        ),
+    },
     licence="none stated; videos from YouTube",
     citation="K. Soomro, A. R. Zamir, M. Shah: UCF101: A Dataset of 101 Human Actions Classes from Videos in the Wild. "
     "CRCV-TR-12-01, 2012.",
     note="Official test list 01; CoOp divided the official training list 80/20. Middle frames taken with another "
-    "decoder have other pixels. OpenAI's list has two neighbouring pairs of classes swapped. torchvision has no "
-    "frames.",
+    "decoder have other pixels. OpenAI's list has two neighbouring pairs of classes swapped. Frames of "
+    "Handstand_Pushups are named v_HandStandPushups, in another case. torchvision has no frames.",
 )

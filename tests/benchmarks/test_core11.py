@@ -1,7 +1,6 @@
 """The eleven data sets say what the field uses, and each is read from a miniature in both layouts that people have."""
 
 import gzip
-import importlib
 import json
 import re
 from pathlib import Path
@@ -38,7 +37,7 @@ def picture(*paths):
 
 
 def declared(name):
-    return importlib.import_module(f"benchmarks.{name}").prompt_sets
+    return find.dataset(name).prompt_sets
 
 
 # -- what the files say ------------------------------------------------------------------------------
@@ -115,7 +114,7 @@ def test_templates_are_those_of_coop_and_of_openai(name):
     assert find.dataset(name).templates == (templates["coop_single"][name],)
     openai = declared(name)["openai"]
     if name == "imagenet":
-        assert prompts.prompts_for(find.dataset(name), ["x"], "openai", declared=declared(name)).counts == [80]
+        assert prompts.prompts_for(find.dataset(name), ["x"], "openai").counts == [80]
     else:
         assert list(openai) == templates["openai_per_dataset"][name]
 
@@ -142,17 +141,19 @@ def test_class_names_stay_apart_when_they_are_matched_with_keys(name):
     """The keys of the sentences are matched without case and underscores: no two classes may fall together."""
     names = reference("prompts/class_names.json")
     classes = names["imagenet"]["classnames"] if name == "imagenet" else names["datasets"][name]
-    keys = getattr(importlib.import_module(f"benchmarks.{name}"), "sentence_keys", {})
+    keys = find.dataset(name).sentence_keys
     assert len({prompts._plain(keys.get(label, own)) for label, own in enumerate(classes)}) == len(classes)
 
 
 def test_the_classes_that_share_a_name_have_sentences_of_their_own():
-    from benchmarks.imagenet import sentence_keys
-
+    sentence_keys = find.dataset("imagenet").sentence_keys
     same = {label for label, name in enumerate(_imagenet.names()) if _imagenet.names().count(name) > 1}
     assert same == {657, 744, 836, 837}
     assert {_imagenet.names()[label] for label in sentence_keys} == {"missile", "sunglasses"}
     # n04008634 is "projectile, missile" in WordNet and n04355933 "sunglass"; the other two keep the common name
+    from torchvision.models._meta import _IMAGENET_CATEGORIES
+
+    assert [_IMAGENET_CATEGORIES[label] for label in sentence_keys] == list(sentence_keys.values())
     assert {_imagenet.wnids()[label]: key for label, key in sentence_keys.items()} == {
         "n04008634": "projectile",
         "n04355933": "sunglass",

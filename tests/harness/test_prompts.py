@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,12 @@ from harness.types import Dataset, Remote, Text
 DATA = Path(__file__).parents[2] / "../shared/data/prompts"
 
 TOY = Dataset(name="toy", title="Toy", templates=("a photo of a {}, a type of toy.",))
+
+
+def toy(sets, **options):
+    return replace(TOY, prompt_sets=sets, **options)
+
+
 CLASSES = ("sea_horse", "polka-dotted", "F-16A/B")
 
 
@@ -64,18 +71,18 @@ def test_other_templates_in_open_clip_are_noticed(monkeypatch):
 
 
 def test_a_data_set_may_declare_sets_and_name_another_one():
-    declared = {"openai": ("a {}.", "the {}."), "field": "openai80", "broken": "nowhere"}
-    assert prompts.known_sets(declared) == ["single", "imagenet7", "openai80", "openai", "field", "broken"]
-    assert prompts.prompts_for(TOY, ["ox"], "openai", declared=declared).sentences == (("a ox.", "the ox."),)
-    field = prompts.prompts_for(TOY, ["ox"], "field", declared=declared)
+    own = toy({"openai": ("a {}.", "the {}."), "field": "openai80", "broken": "nowhere"})
+    assert prompts.known_sets(own) == ["single", "imagenet7", "openai80", "openai", "field", "broken"]
+    assert prompts.prompts_for(own, ["ox"], "openai").sentences == (("a ox.", "the ox."),)
+    field = prompts.prompts_for(own, ["ox"], "field")
     assert field.digest == prompts.prompts_for(TOY, ["ox"], "openai80").digest
-    with pytest.raises(errors.UsageError, match="No prompt set named 'broken'"):
-        prompts.prompts_for(TOY, ["ox"], "broken", declared=declared)
+    with pytest.raises(errors.UsageError, match="No prompt set named 'nowhere'"):
+        prompts.prompts_for(own, ["ox"], "broken")
 
 
 def test_an_unknown_set_is_told_with_what_there_is():
     with pytest.raises(errors.UsageError) as error:
-        prompts.prompts_for(TOY, ["ox"], "openai8", declared={"cupl": Remote(file="x.json")})
+        prompts.prompts_for(toy({"cupl": Remote(file="x.json")}), ["ox"], "openai8")
     assert str(error.value) == (
         "toy: No prompt set named 'openai8'. Did you mean openai80? Known: cupl, imagenet7, openai80, single."
     )
@@ -117,10 +124,9 @@ def origin(content):
     return Remote(file="toy.json", sha256=hashlib.sha256(data).hexdigest()), fetch, calls
 
 
-def written(content, classes, home, **options):
+def written(content, classes, home, keys=()):
     remote, fetch, _ = origin(content)
-    declared = {"cupl": remote}
-    return prompts.prompts_for(TOY, classes, "cupl", declared=declared, fetch=fetch, **options)
+    return prompts.prompts_for(toy({"cupl": remote}, sentence_keys=dict(keys)), classes, "cupl", fetch=fetch)
 
 
 def test_sentences_are_found_by_class_name_whatever_the_order_of_the_file(home):
@@ -157,7 +163,7 @@ def test_sentences_of_another_hash_are_not_believed(home):
     remote, fetch, calls = origin({"ox": ["an ox"]})
     other = Remote(file=remote.file, sha256="0" * 64)
     with pytest.raises(errors.Corrupt, match=f"its sha256 is not {'0' * 64}"):
-        prompts.prompts_for(TOY, ["ox"], "cupl", declared={"cupl": other}, fetch=fetch)
+        prompts.prompts_for(toy({"cupl": other}), ["ox"], "cupl", fetch=fetch)
     assert calls == [files.data_root() / "prompts"]
 
 
@@ -165,7 +171,7 @@ def test_the_downloader_of_the_project_is_the_default(home, monkeypatch):
     download = pytest.importorskip("harness.download")
     remote, fetch, calls = origin({"ox": ["an ox"]})
     monkeypatch.setattr(download, "fetch", fetch)
-    found = prompts.prompts_for(TOY, ["ox"], "cupl", declared={"cupl": remote})
+    found = prompts.prompts_for(toy({"cupl": remote}), ["ox"], "cupl")
     assert found.sentences == (("an ox",),) and len(calls) == 1
 
 
@@ -173,7 +179,7 @@ def test_a_file_already_there_needs_no_network(home):
     pytest.importorskip("harness.download")
     remote, fetch, _ = origin({"ox": ["an ox"]})
     fetch(remote, files.data_root() / "prompts")
-    found = prompts.prompts_for(TOY, ["ox"], "cupl", declared={"cupl": remote})
+    found = prompts.prompts_for(toy({"cupl": remote}), ["ox"], "cupl")
     assert found.sentences == (("an ox",),)
 
 
