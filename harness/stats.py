@@ -40,9 +40,25 @@ def mean_with_interval(values: Sequence[float]) -> Mean:
     return Mean(fmean(values), t95(n - 1) * stdev(values) / math.sqrt(n), n)
 
 
-def separable(ours: Sequence[float], theirs: Sequence[float]) -> bool:
-    """Whether paired values differ on average: the 95 % t interval of their differences leaves out 0."""
-    differences = mean_with_interval([a - b for a, b in zip(ours, theirs, strict=True)])
-    if differences.ci95 is None:
-        return False  # one pair says nothing about spread
-    return abs(differences.mean) > differences.ci95
+def separable(differences: Sequence[Sequence[float]], test_variance: Sequence[float]) -> bool:
+    """Whether paired differences, listed per data set and there per seed, leave 0 outside their 95 % interval.
+
+    From three data sets on, a data set is the unit: seeds of one data set share its peculiarities and are no
+    independent pairs. With one or two, nothing can be said beyond them: the interval is over seeds, and
+    `test_variance`, the variance that the number of test images alone gives each mean difference, is added.
+    """
+    means = [fmean(found) for found in differences]
+    if len(means) >= 3:
+        over_sets = mean_with_interval(means)
+        return over_sets.ci95 is not None and abs(over_sets.mean) > over_sets.ci95
+    over_seeds = [stdev(found) ** 2 / len(found) if len(found) > 1 else 0.0 for found in differences]
+    error = math.sqrt(sum(over_seeds) + sum(test_variance)) / len(means)
+    fewest = min(len(found) for found in differences)
+    width = t95(fewest - 1) if fewest > 1 else NormalDist().inv_cdf(0.975)
+    return abs(fmean(means)) > width * error
+
+
+def count_variance(accuracy: float, total: int) -> float:
+    """Variance of an accuracy in % that comes from having only so many test images (binomial)."""
+    share = accuracy / 100
+    return 1e4 * share * (1 - share) / total

@@ -8,26 +8,28 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from harness.results import Loaded
-from harness.stats import Mean, mean_with_interval, separable
+from harness.stats import Mean, count_variance, mean_with_interval, separable
 from harness.types import Result
 
 FORMATS = ("term", "md", "csv", "json")
 UNRANKED = "oracle"  # chosen on test labels: shown, never ranked
 
 Pair = tuple[str, int]  # data set, seed
+Group = tuple[str, int, str, str]  # encoder, shots, selection, prompts: what is ranked together
 
 
 @dataclass(frozen=True)
 class Row:
-    """One method under one encoder, number of shots and selection policy."""
+    """One method under one encoder, number of shots, selection policy and prompt set."""
 
     method: str
     encoder: str
     shots: int
     selection: str
+    prompts: str
     datasets: dict[str, Mean]
     mean: Mean | None  # over data sets, interval over seeds; None where a cell is missing
     shift: Mean | None = None  # mean over the shifted sets
@@ -53,24 +55,29 @@ class _Line:
     """The records behind one row while it is being put together."""
 
     accuracy: dict[Pair, float] = field(default_factory=dict)
+    total: dict[Pair, int] = field(default_factory=dict)  # test images
     marks: set[str] = field(default_factory=set)
 
 
 def make_table(loaded: Loaded) -> Table:
-    """Rank methods within each (encoder, shots, selection). Cost grows with the number of records."""
-    results, notes = _latest(loaded.results)
+    """Rank methods within each (encoder, shots, selection, prompts). Cost grows with the number of records."""
+    results, notes = _comparable(loaded.results)
     source_of = _sources(results)
     shifted = sorted(source_of)
     plain = sorted({r.identity.dataset for r in results} - set(shifted))
-    groups: dict[tuple[str, int, str], dict[str, _Line]] = defaultdict(dict)
+    groups: dict[Group, dict[str, _Line]] = defaultdict(dict)
+    told: dict[str, set[str]] = defaultdict(set)
     for result in results:
         who = result.identity
-        line = groups[who.encoder, who.shots, who.selection].setdefault(_label(result), _Line())
-        line.marks |= {note for note in result.notes if note == "transductive"}
+        line = groups[who.encoder, who.shots, who.selection, who.prompts].setdefault(_label(result), _Line())
+        for note in result.notes:
+            line.marks.add(note) if note == "transductive" else told[note].add(f"{_label(result)} on {who.dataset}")
         if result.status == "ok" and result.test is not None:
             line.accuracy[who.dataset, who.seed] = result.test.accuracy
+            line.total[who.dataset, who.seed] = result.test.total
         else:
             notes.append(f"{_where(result)}: {result.status}: {result.error}")
+    notes += [f"{', '.join(sorted(whom))}: {note}" for note, whom in sorted(told.items())]
     rows = []
     for group in sorted(groups):
         found, missing = _ranked(group, groups[group], plain)
@@ -79,17 +86,44 @@ def make_table(loaded: Loaded) -> Table:
     return Table(rows, plain, shifted, _caption(results), notes + loaded.problems)
 
 
-def _latest(results: Iterable[Result]) -> tuple[list[Result], list[str]]:
-    """Keep the newest record of each cell: one whose data or weights have changed since stays in the store."""
+def _comparable(results: Iterable[Result]) -> tuple[list[Result], list[str]]:
+    """The records that may stand in one table: of the newest data, weights and transform of each data set and
+    encoder, and of the newest version of each method. What is left out is told, and counts as missing."""
+    ordered = sorted(results, key=lambda r: str(r.provenance.get("started", "")))
+    data: dict[tuple[str, ...], tuple[str, ...]] = {}
+    code: dict[str, str] = {}
+    for result in ordered:
+        data[_data_set(result)] = _data_digests(result)
+        code[result.identity.method] = result.identity.method_version
     newest: dict[str, Result] = {}
-    older = 0
-    for result in sorted(results, key=lambda r: str(r.provenance.get("started", ""))):
-        who = result.identity
-        name = repr((_label(result), who.dataset, who.encoder, who.shots, who.seed, who.selection))
-        older += name in newest
-        newest[name] = result
-    note = f"{older} older records of the same cells, made from other data, weights or code, are left out."
-    return list(newest.values()), [note] if older else []
+    old_data, old_code = 0, 0
+    for result in ordered:
+        if data[_data_set(result)] != _data_digests(result):
+            old_data += 1
+        elif code[result.identity.method] != result.identity.method_version:
+            old_code += 1
+        else:
+            newest[repr((_label(result), *_data_set(result), *_group_of(result), result.identity.seed))] = result
+    notes = [f"{old_data} older records are left out: made from other images, weights or prompts."] if old_data else []
+    notes += [f"{old_code} older records are left out: made by another version of their method."] if old_code else []
+    return list(newest.values()), notes
+
+
+def _data_set(result: Result) -> tuple[str, ...]:
+    who = result.identity
+    return who.dataset, who.encoder, who.prompts
+
+
+def _data_digests(result: Result) -> tuple[str, ...]:
+    """Digests of all that a result is made from, but for the drawn shots and what follows from them."""
+    return tuple(
+        f"{name} {value}" for name, value in sorted(result.digests.items()) if name not in ("shots", "features")
+    )
+
+
+def _group_of(result: Result) -> Group:
+    who = result.identity
+    return who.encoder, who.shots, who.selection, who.prompts
 
 
 def _sources(results: Sequence[Result]) -> dict[str, str]:
@@ -100,26 +134,23 @@ def _sources(results: Sequence[Result]) -> dict[str, str]:
 
 def _with_shift(row: Row, accuracy: dict[Pair, float], source_of: dict[str, str]) -> Row:
     """Add the mean over shifted sets and the drop from their sources, where no cell of them is missing."""
-    seeds = sorted({seed for name, seed in accuracy if name in source_of})
-    means, drops = [], []
-    for seed in seeds:
-        targets = [accuracy.get((name, seed)) for name in source_of]
-        sources = [accuracy.get((source, seed)) for source in source_of.values()]
-        if any(value is None for value in targets):
-            return row
-        means.append(sum(v for v in targets if v is not None) / len(targets))
-        if all(value is not None for value in sources):
-            drops.append(sum(v for v in sources if v is not None) / len(sources) - means[-1])
-    if not means:
+    seeds = {seed for name, seed in accuracy if name in source_of}
+    wanted = {(name, seed) for name in source_of for seed in seeds}
+    if not wanted or not wanted <= set(accuracy):
         return row
-    drop = mean_with_interval(drops) if len(drops) == len(means) else None
-    return replace(row, shift=mean_with_interval(means), drop=drop)
+    below = {
+        (name, seed): accuracy[source_of[name], seed] - accuracy[name, seed]
+        for name, seed in wanted
+        if (source_of[name], seed) in accuracy
+    }
+    drop = _average(below, wanted) if len(below) == len(wanted) else None
+    return replace(row, shift=_average(accuracy, wanted), drop=drop)
 
 
-def _ranked(group: tuple[str, int, str], lines: dict[str, _Line], plain: Sequence[str]) -> tuple[list[Row], list[str]]:
+def _ranked(group: Group, lines: dict[str, _Line], plain: Sequence[str]) -> tuple[list[Row], list[str]]:
     """Rows of one group, best mean first, with ranks and ties; and a note for each incomplete one."""
     wanted = {pair for line in lines.values() for pair in line.accuracy if pair[0] in plain}
-    encoder, shots, selection = group
+    encoder, shots, selection, prompts = group
     rows, notes = [], []
     for method, line in lines.items():
         absent = sorted(wanted - set(line.accuracy))
@@ -128,29 +159,29 @@ def _ranked(group: tuple[str, int, str], lines: dict[str, _Line], plain: Sequenc
             marks.add("incomplete")
             where = ", ".join(f"{name} seed {seed}" for name, seed in absent[:5]) + (", …" if len(absent) > 5 else "")
             notes.append(f"{method} ({shots} shots, {selection}) has no average and no rank: missing {where}.")
-        rows.append(
-            Row(
-                method,
-                encoder,
-                shots,
-                selection,
-                _by_dataset(line.accuracy),
-                None if absent else _average(line.accuracy, wanted),
-                marks=tuple(sorted(marks)),
-            )
-        )
+        mean = None if absent else _average(line.accuracy, wanted)
+        means = _by_dataset(line.accuracy)
+        rows.append(Row(method, encoder, shots, selection, prompts, means, mean, marks=tuple(sorted(marks))))
     rows.sort(key=lambda row: (row.mean is None, -(row.mean.mean if row.mean else 0.0), row.method))
     ranked = [row for row in rows if row.mean is not None and not row.marks]
-    if not ranked:
-        return rows, notes
-    pairs = sorted(wanted)
-    values = {row.method: [lines[row.method].accuracy[pair] for pair in pairs] for row in ranked}
-    best = ranked[0]
-    places = {}
     for place, row in enumerate(ranked, start=1):
-        tied = row is best or not separable(values[best.method], values[row.method])
-        places[row.method] = replace(row, rank=place, tied_with_best=tied)
-    return [places.get(row.method, row) for row in rows], notes
+        tied = row is ranked[0] or not _apart(lines[ranked[0].method], lines[row.method], wanted)
+        rows[rows.index(row)] = replace(row, rank=place, tied_with_best=tied)
+    return rows, notes
+
+
+def _apart(best: _Line, other: _Line, wanted: Iterable[Pair]) -> bool:
+    """Whether two methods are separable over the data sets and seeds that both were run on."""
+    pairs: dict[str, list[Pair]] = defaultdict(list)
+    for pair in sorted(wanted):
+        pairs[pair[0]].append(pair)
+    differences = [[best.accuracy[pair] - other.accuracy[pair] for pair in found] for found in pairs.values()]
+    variance = [
+        sum(count_variance(line.accuracy[pair], line.total[pair]) for line in (best, other) for pair in found)
+        / len(found)
+        for found in pairs.values()
+    ]  # the test images are the same for every seed, so more seeds do not lower it
+    return separable(differences, variance)
 
 
 def _by_dataset(accuracy: dict[Pair, float]) -> dict[str, Mean]:
@@ -161,18 +192,21 @@ def _by_dataset(accuracy: dict[Pair, float]) -> dict[str, Mean]:
 
 
 def _average(accuracy: dict[Pair, float], wanted: Iterable[Pair]) -> Mean | None:
-    """Average over data sets for each seed, then mean and interval over seeds."""
-    by_seed: dict[int, list[float]] = defaultdict(list)
+    """Mean of the data sets' means. The interval is over seeds, so only where every data set has the same ones."""
+    seeds: dict[str, set[int]] = defaultdict(set)
     for name, seed in wanted:
-        by_seed[seed].append(accuracy[name, seed])
-    if not by_seed:
+        seeds[name].add(seed)
+    if not seeds:
         return None
-    return mean_with_interval([sum(values) / len(values) for _, values in sorted(by_seed.items())])
+    if len({frozenset(found) for found in seeds.values()}) > 1:
+        means = [sum(accuracy[name, seed] for seed in found) / len(found) for name, found in seeds.items()]
+        return Mean(sum(means) / len(means), None, min(map(len, seeds.values())))
+    common = sorted(next(iter(seeds.values())))
+    return mean_with_interval([sum(accuracy[name, seed] for name in seeds) / len(seeds) for seed in common])
 
 
 def _label(result: Result) -> str:
-    fixed = ",".join(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
-                     for name, value in result.identity.overrides.items())  # fmt: skip
+    fixed = ",".join(f"{name}={value}" for name, value in result.identity.overrides.items())
     return f"{result.identity.method}[{fixed}]" if fixed else result.identity.method
 
 
@@ -210,13 +244,19 @@ def render(table: Table, form: str, *, width: int | None = None, color: bool = F
     return {"md": _markdown, "csv": _csv, "json": _json}[form](table) if form != "term" else _term(table, width, color)
 
 
-TIES = "= not separable from the best of its group (paired 95 % t interval over data set x seed holds 0)"
+TIES = (
+    "= not separable from the best: the 95 % interval of the paired difference holds 0 (over data sets from three on, "
+    "else over seeds and test images)."
+)
+
+
+VARYING = ("selection", "encoder", "prompts")  # columns only where rows differ in them
 
 
 def _columns(table: Table) -> tuple[list[str], list[list[str]]]:
     """Headers and cells as text, without emphasis."""
     headers = ["#", "method", "shots"]
-    headers += ["selection"] * _varied(table, "selection") + ["encoder"] * _varied(table, "encoder")
+    headers += [name for name in VARYING if _varied(table, name)]
     headers += ["average", *table.datasets]
     headers += [*(f"{name} (shift)" for name in table.shifted), "shift mean", "drop"] if table.shifted else []
     cells = []
@@ -224,16 +264,15 @@ def _columns(table: Table) -> tuple[list[str], list[list[str]]]:
         place = "-" if row.rank is None else f"{row.rank}{'=' if row.tied_with_best and row.rank > 1 else ''}"
         name = row.method + "".join(f" ({mark})" for mark in row.marks)
         line = [place, name, str(row.shots)]
-        line += [row.selection] * _varied(table, "selection") + [row.encoder] * _varied(table, "encoder")
+        line += [getattr(row, varying) for varying in VARYING if _varied(table, varying)]
         means = [row.mean, *(row.datasets.get(column) for column in (*table.datasets, *table.shifted))]
         means += [row.shift, row.drop] if table.shifted else []
         cells.append(line + [_number(mean) for mean in means])
     return headers, cells
 
 
-def _group(row: Row) -> tuple[str, int, str]:
-    """Rows of one group are ranked together."""
-    return row.encoder, row.shots, row.selection
+def _group(row: Row) -> Group:
+    return row.encoder, row.shots, row.selection, row.prompts
 
 
 def _varied(table: Table, name: str) -> bool:
@@ -295,12 +334,12 @@ def _csv(table: Table) -> str:
     writer = csv.writer(out, lineterminator="\n")
     names = [*table.datasets, *table.shifted]
     writer.writerow(
-        ["method", "encoder", "shots", "selection", "rank", "tied_with_best", "mean", "ci95"]
+        ["method", "encoder", "shots", "selection", "prompts", "rank", "tied_with_best", "mean", "ci95"]
         + [f"{name}{part}" for name in names for part in ("", "_ci95", "_n")]
         + (["shift_mean", "drop"] if table.shifted else [])
     )
     for row in table.rows:
-        line: list[Any] = [_safe(row.method), _safe(row.encoder), row.shots, row.selection]
+        line: list[Any] = [_safe(row.method), _safe(row.encoder), row.shots, row.selection, row.prompts]
         line += [row.rank, row.tied_with_best, *_pair(row.mean)]
         for name in names:
             mean = row.datasets.get(name)
@@ -325,6 +364,7 @@ def _json(table: Table) -> str:
             "encoder": row.encoder,
             "shots": row.shots,
             "selection": row.selection,
+            "prompts": row.prompts,
             "mean": _pair(row.mean)[0],
             "ci95": _pair(row.mean)[1],
             "rank": row.rank,
@@ -340,25 +380,46 @@ def _json(table: Table) -> str:
 
 
 def _term(table: Table, width: int | None, color: bool) -> str:
+    """For a terminal of this width; for a file or pipe (None) as wide as it needs to be, nothing folded."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table as Grid
 
     headers, cells = _columns(table)
     first, best = headers.index("average"), _best(table)
+    shown = list(range(len(headers)))
+    footer = _footer(table)
+    if width is not None and _least_width(headers, cells) > width:
+        shown = [j for j, header in enumerate(headers) if j <= first or header in ("shift mean", "drop")]
+        footer.append(f"Data sets are left out, as {width} columns are too few: use --format md, csv or json.")
     grid = Grid(header_style="bold", show_edge=False, pad_edge=False)
-    for j, header in enumerate(headers):
-        text = j < first and header not in ("#", "shots")
-        folded = header.replace("_", "_\n").replace(" (", "\n(")  # names break where they are joined
-        grid.add_column(escape(folded), justify="left" if text else "right", no_wrap=header == "method",
-                        overflow="fold")  # fmt: skip
-    for i, (row, texts) in enumerate(zip(table.rows, cells, strict=True)):
+    for j in shown:
+        text = j < first and headers[j] not in ("#", "shots")
+        header = headers[j] if width is None else _folded(headers[j])
+        justify: Literal["left", "right"] = "left" if text else "right"
+        grid.add_column(escape(header), justify=justify, no_wrap=headers[j] == "method", overflow="fold")
+    for i, texts in enumerate(cells):
         marked = [f"[bold green]{escape(c)}[/]" if (i, j - first) in best else escape(c) for j, c in enumerate(texts)]
-        last = i + 1 == len(cells) or _group(row) != _group(table.rows[i + 1])
-        grid.add_row(*marked, end_section=last)
+        last = i + 1 == len(cells) or _group(table.rows[i]) != _group(table.rows[i + 1])
+        grid.add_row(*(marked[j] for j in shown), end_section=last)
     out = io.StringIO()
-    console = Console(file=out, width=width or 240, force_terminal=color, no_color=not color, highlight=False)
+    # a console cuts what it cannot show, so it is never narrower than one whole row of the shortened table
+    wide = 10_000 if width is None else max(width, 60)
+    console = Console(file=out, width=wide, force_terminal=color, no_color=not color, highlight=False)
     console.print(grid)
-    for line in _footer(table):
+    for line in footer:
         console.print(escape(line), style="dim")
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+
+
+def _folded(header: str) -> str:
+    """A header over several lines: names break where they are joined."""
+    return header.replace("_", "_\n").replace(" (", "\n(")
+
+
+def _least_width(headers: Sequence[str], cells: Sequence[Sequence[str]]) -> int:
+    """How narrow the table can be with no word of it broken."""
+    columns = zip(*([_folded(header) for header in headers], *cells), strict=True)
+    words = [max(len(word) for text in column for word in (text.split() or [""])) for column in columns]
+    words[1] = max(len(row[1]) for row in cells) if cells else 0  # methods are not broken at all
+    return sum(words) + 3 * len(words)

@@ -147,17 +147,53 @@ def test_shots_and_policies_are_ranked_apart() -> None:
     ]
 
 
-def test_the_newest_record_of_a_cell_counts_and_the_older_is_told() -> None:
-    old = msgspec.structs.replace(record("tip", "a", 1, 100), key="old", provenance={"started": "2020"})
-    new = msgspec.structs.replace(record("tip", "a", 1, 700), key="new", provenance={"started": "2021"})
-    table = make_table(Loaded([new, old]))
-    assert table.rows[0].datasets["a"].mean == pytest.approx(70.0)
-    assert any(note.startswith("1 older") for note in table.notes)
+def aged(result: Result, started: str, **digests: str) -> Result:
+    return msgspec.structs.replace(
+        result, key=f"{result.key}{started}", provenance={"started": started}, digests={**result.digests, **digests}
+    )
+
+
+def test_records_of_other_data_are_left_out_of_the_ranking_and_told() -> None:
+    """The first method was run on old images only: it must not be ranked beside those run on the new ones."""
+    old = [aged(record(m, "a", s, 990), "2020", split="old") for m in ("zero", "tip") for s in (1, 2, 3)]
+    new = [aged(record(m, "a", s, 500), "2021", split="new") for m in ("tip", "ncm") for s in (1, 2, 3)]
+    table = make_table(Loaded([*new, *old]))
+    assert {row.method for row in table.rows} == {"tip", "ncm"}
+    assert all(row.mean is not None and row.mean.mean == pytest.approx(50.0) for row in table.rows)
+    assert any(note.startswith("6 older records") for note in table.notes)
+
+
+def test_records_of_an_older_version_of_a_method_do_not_fill_its_gaps() -> None:
+    old = [aged(record("mine", "a", seed, 900, method_version="1"), "2020") for seed in (1, 2, 3)]
+    new = [aged(record("mine", "a", 1, 100, method_version="2"), "2021")]
+    others = [aged(record("tip", "a", seed, 500), "2020") for seed in (1, 2, 3)]
+    table = make_table(Loaded([*old, *new, *others]))
+    mine = next(row for row in table.rows if row.method == "mine")
+    assert (mine.mean, mine.rank, mine.datasets["a"].n) == (None, None, 1)
+    assert any("3 older records" in note and "version" in note for note in table.notes)
+
+
+def test_prompt_sets_are_ranked_apart() -> None:
+    results = [record("tip", "a", s, 500 + 100 * (p == "cupl"), prompts=p) for p in ("single", "cupl") for s in (1, 2)]
+    assert [(row.prompts, row.rank) for row in make_table(Loaded(results)).rows] == [("cupl", 1), ("single", 1)]
+    assert "prompts" in render(make_table(Loaded(results)), "md").splitlines()[0]
+
+
+def test_data_sets_with_other_seeds_weigh_the_same_and_have_no_interval() -> None:
+    results = [*store({"tip": {"a": [1000, 1000, 1000]}}), record("tip", "b", 1, 250)]
+    mean = make_table(Loaded(results)).rows[0].mean
+    assert mean is not None
+    assert (mean.mean, mean.ci95) == (pytest.approx(62.5), None)
+
+
+def test_notes_of_records_reach_the_table_once() -> None:
+    results = [record("tip", "a", seed, 500, notes=["no views"]) for seed in (1, 2, 3)]
+    assert [note for note in make_table(Loaded(results)).notes if "no views" in note] == ["tip on a: no views"]
 
 
 def test_fixed_values_are_part_of_the_name() -> None:
     results = [record("tip", "a", 1, 500), record("tip", "a", 1, 600, overrides={"alpha": 1.0})]
-    assert {row.method for row in make_table(Loaded(results)).rows} == {"tip", "tip[alpha=1]"}
+    assert {row.method for row in make_table(Loaded(results)).rows} == {"tip", "tip[alpha=1.0]"}
 
 
 def test_json_holds_the_documented_fields() -> None:
@@ -198,9 +234,16 @@ def test_the_terminal_form_shows_every_row_and_the_caption() -> None:
     assert "\x1b[" in render(make_table(Loaded(TWO)), "term", width=200, color=True)
 
 
-def test_a_narrow_terminal_loses_no_number() -> None:
-    text = render(make_table(Loaded(TWO)), "term", width=60)
-    assert "71.00" in text.replace("\n", "")
+def test_a_narrow_terminal_shows_less_and_says_so() -> None:
+    many = store({"tip": {f"data_set_{i}": [500 + i] * 3 for i in range(12)}})
+    table = make_table(Loaded(many))
+    narrow = render(table, "term", width=80)
+    assert "50.55" in narrow  # the average is whole
+    assert "Data sets are left out" in narrow
+    assert all(len(line) <= 80 for line in narrow.splitlines())
+    assert "Data sets are left out" not in render(table, "term", width=400)
+    assert "data_set_11" in render(table, "term")  # a pipe takes any width
+    assert "Data sets are left out" not in render(make_table(Loaded(TWO)), "term", width=60)
 
 
 def test_problems_of_the_store_are_shown_with_the_table() -> None:
