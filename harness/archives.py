@@ -314,7 +314,8 @@ def _zip_members(file: IO[bytes], where: str, caps: Caps) -> Iterator[tuple[str,
 def _tar_members(file: IO[bytes], kind: str, where: str, caps: Caps) -> Iterator[tuple[str, _Member]]:
     stream = file if kind == "tar" else cast(IO[bytes], _Guarded(file, kind, where, caps))
     mode = "r:" if kind == "tar" else "r|"
-    with tarfile.open(fileobj=stream, mode=mode, tarinfo=_Header, bufsize=BLOCK) as tar:  # type: ignore[call-overload]
+    # a small buffer, because tarfile copies what is left of it for every header
+    with tarfile.open(fileobj=stream, mode=mode, tarinfo=_Header, bufsize=1 << 14) as tar:  # type: ignore[call-overload]
         while (info := tar.next()) is not None:
             tar.members.clear()  # or it keeps every header for as long as it is open
             if info.issym() or info.islnk():
@@ -325,22 +326,20 @@ def _tar_members(file: IO[bytes], kind: str, where: str, caps: Caps) -> Iterator
                 raise _refusal(where, info.name, "a device or pipe")
             if info.size < 0:
                 raise _refusal(where, info.name, "a size below 0")
-            _clean(info.name, where)
-            _second_opinion(info, where)
             size = 0 if info.isdir() else info.size
-            yield info.name, _Member(info.name, size, info.isdir(), lambda info=info: tar.extractfile(info))  # type: ignore[misc]
+            yield info.name, _Member(info.name, size, info.isdir(), lambda info=info: _opened(tar, info, where))  # type: ignore[misc]
         while kind != "tar" and stream.read(BLOCK):
             pass  # the checksum comes last
 
 
-def _second_opinion(info: tarfile.TarInfo, where: str) -> None:
-    """Python's own rules for data archives: what ours let through must pass them too."""
-    if not hasattr(tarfile, "data_filter"):  # Python 3.11.0 to 3.11.3
-        return
-    try:
-        tarfile.data_filter(info, "/nowhere")
-    except tarfile.FilterError as error:
-        raise _refusal(where, info.name, f"Python's data filter: {error}") from error
+def _opened(tar: tarfile.TarFile, info: tarfile.TarInfo, where: str) -> IO[bytes]:
+    """The bytes of a member that passed our rules and passes Python's own for data archives too."""
+    if hasattr(tarfile, "data_filter"):  # not before Python 3.11.4
+        try:
+            tarfile.data_filter(info, "/nowhere")
+        except tarfile.FilterError as error:
+            raise _refusal(where, info.name, f"Python's data filter: {error}") from error
+    return cast(IO[bytes], tar.extractfile(info))
 
 
 class _Header(tarfile.TarInfo):

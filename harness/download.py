@@ -85,9 +85,9 @@ def present(remote: Remote, folder: Path) -> bool:
     return _stamped(remote, folder / remote.file)
 
 
-def check(remote: Remote, path: Path) -> str:
+def check(remote: Remote, path: Path, on_bytes: OnBytes | None = None) -> str:
     """Read a file and say what is wrong with it, expected and found; "" if nothing is."""
-    return _examined(remote, path)[0]
+    return _examined(remote, path, on_bytes)[0]
 
 
 def size_text(count: int) -> str:
@@ -101,7 +101,7 @@ def size_text(count: int) -> str:
 # -- the right file ----------------------------------------------------------------------------------
 
 
-def _examined(remote: Remote, path: Path) -> tuple[str, str]:
+def _examined(remote: Remote, path: Path, on_bytes: OnBytes | None = None) -> tuple[str, str]:
     """What is wrong with a file, and its sha256; all digests in one reading."""
     size = path.stat().st_size
     if remote.bytes is not None and size != remote.bytes:
@@ -115,6 +115,8 @@ def _examined(remote: Remote, path: Path) -> tuple[str, str]:
         while block := file.read(BLOCK):
             for digest in digests.values():
                 digest.update(block)
+            if on_bytes:
+                on_bytes(file.tell(), size)
     found = {kind: digest.hexdigest() for kind, digest in digests.items()}
     for kind, value in found.items():
         expected = getattr(remote, kind).lower()
@@ -213,7 +215,7 @@ class _Fetch:
             advice = self.remote.by_hand or "no address of it is known"
             return errors.Missing(f"{self.remote.file} must be fetched by hand: {advice.rstrip('.')}.")
         told = "; ".join(f"{url.partition('//')[2].partition('/')[0] or url}: {fault}" for url, fault in faults.items())
-        advice = self.remote.by_hand or "Try again later, or fetch it another way and use --from FILE"
+        advice = self.remote.by_hand or f"Try again later, or put it into {self.path.parent} yourself"
         if kept := self._kept():
             advice = f"{size_text(kept)} are kept, and the same command goes on from there. {advice}"
         kind = errors.Corrupt if any(fault.wrong for fault in faults.values()) else errors.Missing

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import os
 import re
 import secrets
@@ -24,8 +23,10 @@ from harness.types import Dataset, Entry, Remote, Split
 FORMAT = "harness-prepared/1"
 INCOMPLETE = "HARNESS_ALLOW_INCOMPLETE"  # set to 1: run with the images that are there
 PARTS = ("train", "val", "test")
+FEW = 8  # archives that one data set may come in
 SHOWN = 5  # how many names a line gives before it only counts
 DEEPEST = 4  # folders below a folder the user gave, in which images are looked for
+MOST = 2000  # folders that are looked into there
 MANY = 60  # sub-folders from which a folder is taken for one of classes, and not looked into
 
 Progress = Callable[[str, int, int], None]  # what, done, in all or 0 where nobody knows
@@ -64,6 +65,11 @@ def images_root() -> Path:
     return files.data_root() / "images"
 
 
+def _home(dataset: Dataset) -> Path:
+    """The folder that `prepare` makes for a data set: the first of its layout in CoOp."""
+    return images_root() / Path(dataset.roots[0]).parts[0]
+
+
 def downloads_of(dataset: Dataset) -> Path:
     """Where archives of a data set are fetched to, and where a person may put them."""
     return files.data_root() / "downloads" / dataset.name
@@ -98,7 +104,7 @@ def _candidates(dataset: Dataset) -> list[Path]:
     places = remembered + [base / root for base in bases() for root in dataset.roots]
     found: dict[str, Path] = {}
     for place in places:
-        if place.is_dir() and _holds_something(place):
+        if _holds_something(place):
             found.setdefault(os.path.realpath(place), place)
     return list(found.values())
 
@@ -107,8 +113,10 @@ def _holds_something(folder: Path) -> bool:
     try:
         with os.scandir(folder) as entries:
             return next(entries, None) is not None
+    except PermissionError as error:
+        return error.filename is not None and os.access(folder.parent, os.X_OK)  # it is there, and will be told
     except OSError:
-        return True  # a folder that may not be listed is told by whoever needs it
+        return False
 
 
 # -- what is there -----------------------------------------------------------------------------------
@@ -128,7 +136,7 @@ def status(dataset: Dataset) -> Status:
         missing.append(_described(dataset.split_file))
         absent.append(dataset.split_file)
     if root:
-        missing.append(f"a first count of {root}")
+        missing.append(f"a count of {root}")
     elif not absent:
         missing.append("unpacking")
     begun = bool(root) or any(_begun(dataset, remote) for remote in wanted)
@@ -182,8 +190,8 @@ def _source(dataset: Dataset) -> str:
         return files.digest_of([remote.file, remote.sha256, remote.git_blob, remote.md5, remote.bytes])
     reader: Any = dataset.reader
     code = getattr(reader, "func", reader).__code__  # a reader may be a partial
-    version = importlib.metadata.version("clip-adapter-harness")
-    return files.digest_of([version, files.sha256_of(Path(code.co_filename)), code.co_name])
+    file = Path(code.co_filename)
+    return files.digest_of([code.co_name, *map(files.sha256_of, [file, *sorted(file.parent.glob("_*.py"))])])
 
 
 def _fixed_split(dataset: Dataset, near: Sequence[Path], report: _Report) -> Split | None:
@@ -424,7 +432,11 @@ def verify(
     if not found:
         raise errors.Missing(_how_to_get(dataset))
     report = _Report(dataset.name, progress)
-    look = _look(dataset, found[0], _fixed_split(dataset, found, report))
+    fixed = _fixed_split(dataset, found, report)
+    try:
+        look = _look(dataset, found[0], fixed)
+    except errors.HarnessError as error:
+        return [str(error)]
     for line in look.notes:
         (note or (lambda _: None))(line)
     problems = look.problems + _per_class(dataset, look)
@@ -432,7 +444,7 @@ def verify(
     if not problems:
         _remember(dataset, look)
     if hashes:
-        problems += _check_archives(dataset)
+        problems += _check_archives(dataset, report)
         problems += _check_content(dataset, look, before, report, note or (lambda _: None))
     return problems
 
@@ -452,11 +464,11 @@ def _per_class(dataset: Dataset, look: _Look) -> list[str]:
     return lines
 
 
-def _check_archives(dataset: Dataset) -> list[str]:
+def _check_archives(dataset: Dataset, report: _Report) -> list[str]:
     lines = []
     for remote in dataset.archives:
         path = downloads_of(dataset) / remote.file
-        if path.is_file() and (wrong := download.check(remote, path)):
+        if path.is_file() and (wrong := download.check(remote, path, report.bytes_of(remote, "hashing"))):
             lines.append(f"{path}: {wrong}.")
     return lines
 
@@ -465,10 +477,10 @@ def _check_content(dataset: Dataset, look: _Look, before: _Record | None, report
     """Hash the images folder by folder, and compare with the last time."""
     known = before.content if before and before.root == str(look.root) else {}
     inside: dict[str, list[str]] = {}
+    split = look.complete()
     for part in PARTS:
-        for entry in getattr(look.split, part):
-            if entry not in look.missing:
-                inside.setdefault(entry[0].rpartition("/")[0], []).append(entry[0])
+        for path, _ in getattr(split, part):
+            inside.setdefault(path.rpartition("/")[0], []).append(path)
     content = {}
     for done, (parent, paths) in enumerate(sorted(inside.items()), 1):
         try:
@@ -511,8 +523,8 @@ class _Report:
         if self.progress:
             self.progress(f"{self.name}: {what}", done, total)
 
-    def bytes_of(self, remote: Remote) -> download.OnBytes:
-        return lambda done, total: self.tell(f"downloading {remote.file}", done, total)
+    def bytes_of(self, remote: Remote, what: str = "downloading") -> download.OnBytes:
+        return lambda done, total: self.tell(f"{what} {remote.file}", done, total)
 
 
 def prepare(
@@ -536,6 +548,7 @@ def prepare(
     with files.disk_errors(files.data_root()):
         Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
     with lock:
+        _tidy(_home(dataset))
         given = _given(from_)
         record = _record(dataset)
         if given is None and record and _holds(dataset, record):
@@ -586,7 +599,7 @@ def _found(dataset: Dataset, given: Path | None, fixed: Split | None) -> _Look |
         found = _candidates(dataset)
     elif given.is_dir():
         found = _roots_in(dataset, given, fixed)
-        if not found and not any((given / remote.file).is_file() for remote in dataset.archives):
+        if not found and not _archives_in(given):
             raise errors.Missing(_nothing_in(dataset, given, fixed))
     else:
         return None
@@ -627,7 +640,7 @@ def _roots_in(dataset: Dataset, top: Path, fixed: Split | None) -> list[Path]:
             if any((place / path).is_file() for path, _ in samples):
                 fits.append(place)
             continue
-        with contextlib.suppress(errors.HarnessError, OSError):
+        with contextlib.suppress(errors.HarnessError, OSError, ValueError):
             split = _read(dataset, place)
             if not _wrong_counts(dataset, split, place):
                 return [place]
@@ -635,15 +648,24 @@ def _roots_in(dataset: Dataset, top: Path, fixed: Split | None) -> list[Path]:
     return fits
 
 
-def _below(top: Path, depth: int = DEEPEST) -> list[Path]:
-    """Folders below a folder, nearest first; not those of a folder that has one for each class."""
+def _below(top: Path) -> list[Path]:
+    """Folders below a folder, nearest first, as deep and as many as make sense; not those of single classes."""
+    found: list[Path] = []
+    level = [top]
+    for _ in range(DEEPEST):
+        level = [inner for folder in level for inner in _inner(folder)]
+        found += level
+        if len(found) >= MOST:
+            break
+    return found[:MOST]
+
+
+def _inner(folder: Path) -> list[Path]:
     try:
-        inner = sorted(entry for entry in top.iterdir() if not entry.name.startswith(".") and entry.is_dir())
+        inner = sorted(entry for entry in folder.iterdir() if not entry.name.startswith(".") and entry.is_dir())
     except OSError:
         return []
-    if depth == 0 or len(inner) > MANY:
-        return []
-    return inner + [deeper for folder in inner for deeper in _below(folder, depth - 1)]
+    return inner if len(inner) <= MANY else []
 
 
 # -- building from archives --------------------------------------------------------------------------
@@ -652,8 +674,7 @@ def _below(top: Path, depth: int = DEEPEST) -> list[Path]:
 def _built(dataset: Dataset, given: Path | None, fixed: Split | None, jobs: int, report: _Report) -> _Look:
     """Fetch what is needed, unpack it aside, count it, and move it into place."""
     sources = _sources(dataset, given, jobs, report)
-    root = Path(dataset.roots[0])
-    home, rest = images_root() / root.parts[0], Path(*root.parts[1:])
+    home, rest = _home(dataset), Path(*Path(dataset.roots[0]).parts[1:])
     with _scratch(home) as scratch:
         tree = scratch / "tree"
         for number, path in enumerate(sources):
@@ -672,7 +693,10 @@ def _built(dataset: Dataset, given: Path | None, fixed: Split | None, jobs: int,
         _flush()
         with files.making_room(home):
             files.replace_folder(top, home)
-    return _look(dataset, home / rest, fixed)
+    look = _look(dataset, home / rest, fixed)
+    if any(path.parent == downloads_of(dataset) for path in sources):
+        look.notes.append(f"{dataset.name}: its archives in {downloads_of(dataset)} are not needed any more.")
+    return look
 
 
 def _sources(dataset: Dataset, given: Path | None, jobs: int, report: _Report) -> list[Path]:
@@ -680,15 +704,16 @@ def _sources(dataset: Dataset, given: Path | None, jobs: int, report: _Report) -
     remotes, own = dataset.archives, {}
     if given is not None and given.is_dir():
         own = {remote: given / remote.file for remote in remotes if (given / remote.file).is_file()}
+        if not own and _archives_in(given):
+            return _archives_in(given)  # of unknown names: what comes out must be right, every image of it
     elif given is not None:
         meant = [remote for remote in remotes if remote.file == given.name]
         meant = meant or [remote for remote in remotes if remote.bytes == given.stat().st_size]
         if not meant:
-            return [given]  # of an unknown name: its images must be the right ones, every one of them
+            return [given]
         own = {meant[0]: given}
     for remote, path in own.items():
-        report.tell(f"verifying {path.name}", 0, 0)
-        if wrong := download.check(remote, path):
+        if wrong := download.check(remote, path, report.bytes_of(remote, "verifying")):
             raise errors.Corrupt(f"--from {path}: not the {remote.file} of {dataset.name}: {wrong}.")
     folder = downloads_of(dataset)
     hopeless = [r for r in remotes if r not in own and not r.urls and not (folder / r.file).is_file()]
@@ -707,8 +732,23 @@ def _sources(dataset: Dataset, given: Path | None, jobs: int, report: _Report) -
             raise
 
 
+def _archives_in(folder: Path) -> list[Path]:
+    """The archives of a folder that has a few; one with many is where everything ends up."""
+    found = sorted(path for path in folder.iterdir() if path.is_file() and archives.is_archive(path))
+    return found if len(found) <= FEW else []
+
+
 def _fetch(remote: Remote, folder: Path, report: _Report) -> Path:
     return download.fetch(remote, folder, report.bytes_of(remote), stop=report.stop)
+
+
+def _tidy(home: Path) -> None:
+    """Drop what a killed process was building, and bring back what it was about to replace."""
+    for left in home.parent.glob(f".{home.name}.*"):
+        if left.name.endswith(".old") and not home.exists():
+            left.rename(home)
+        else:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 @contextlib.contextmanager

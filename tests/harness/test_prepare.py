@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import tarfile
@@ -242,7 +243,7 @@ def test_a_folder_people_have_is_found_and_neither_moved_nor_written(
     dataset = toy()
     status = prepare.status(dataset)
     assert (status.state, status.root) == ("partly", root)
-    assert status.missing == [f"split_toy.json ({len(coop(SPLIT))} B)", f"a first count of {root}"]
+    assert status.missing == [f"split_toy.json ({len(coop(SPLIT))} B)", f"a count of {root}"]
     assert prepare.prepare(dataset).root == root
     assert prepare.load(dataset) == (SPLIT, root) and prepare.status(dataset).state == "ready"
     assert tree(root) == before and "/toy.tar.gz" not in host.asked
@@ -316,6 +317,22 @@ def test_a_given_folder_of_archives_is_unpacked(toy: Toy, host: Host, tmp_path: 
     dataset = toy()
     (tmp_path / "toy.tar.gz").write_bytes(host.files["/toy.tar.gz"])
     assert prepare.prepare(dataset, tmp_path).root == prepare.images_root() / "toy" / "images"
+
+
+def test_archives_of_unknown_names_in_a_given_folder_are_unpacked_together(toy: Toy, tmp_path: Path) -> None:
+    """As the authors of Stanford Cars published training and test images."""
+    cats = {path: data for path, data in images(SPLIT).items() if path.startswith("cats")}
+    dogs = {path: data for path, data in images(SPLIT).items() if path.startswith("dogs")}
+    (tmp_path / "cars_train.tgz").write_bytes(tar_of(cats, "gz"))
+    (tmp_path / "cars_test.tgz").write_bytes(tar_of(dogs, "gz"))
+    assert prepare.prepare(toy(), tmp_path).root == prepare.images_root() / "toy" / "images"
+
+
+def test_a_folder_full_of_archives_is_not_unpacked(toy: Toy, tmp_path: Path) -> None:
+    for number in range(prepare.FEW + 1):
+        (tmp_path / f"{number}.zip").write_bytes(zip_of(images(SPLIT)))
+    with pytest.raises(errors.Missing, match="holds no images of toy"):
+        prepare.prepare(toy(), tmp_path)
 
 
 def test_an_archive_of_unknown_name_counts_if_all_its_images_are_there(toy: Toy, tmp_path: Path) -> None:
@@ -503,31 +520,32 @@ def test_wrong_counts_stop_a_run(toy: Toy) -> None:
         prepare.load(toy(classes=3))
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read everything")
-def test_a_folder_that_may_not_be_read_is_named(laid_out: tuple[Dataset, Path]) -> None:
-    dataset, root = laid_out
-    (root / "dogs").chmod(0)
-    try:
-        with pytest.raises(errors.Missing, match="dogs: cannot be listed: Permission denied"):
-            prepare.verify(dataset)
-    finally:
-        (root / "dogs").chmod(0o755)
-
-
-def test_a_refusal_of_the_file_system_is_one_line(
-    laid_out: tuple[Dataset, Path], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("which", ["images", "dogs"])
+def test_a_folder_that_may_not_be_read_is_named(
+    laid_out: tuple[Dataset, Path], monkeypatch: pytest.MonkeyPatch, which: str
 ) -> None:
-    dataset, _ = laid_out
+    dataset, root = laid_out
+    (root / "dogs" / "extra.txt").write_bytes(b"")  # so that the folder is listed again
     genuine = os.scandir
 
-    def forbidden(path: Any = ".") -> Any:
-        if str(path).endswith("dogs"):
-            raise PermissionError(13, "Permission denied")
+    def forbidden(path: Any = ".") -> Any:  # chmod would not stop root
+        if Path(path).name in (which, "dogs"):
+            raise PermissionError(13, "Permission denied", str(path))
         return genuine(path)
 
     monkeypatch.setattr(os, "scandir", forbidden)
     with pytest.raises(errors.Missing, match="dogs: cannot be listed: Permission denied"):
-        prepare.verify(dataset)
+        prepare.load(dataset)
+    assert prepare.verify(dataset) == [f"{root / 'dogs'}: cannot be listed: Permission denied."]
+
+
+def test_an_image_that_cannot_be_read_is_named_when_hashes_are_asked_for(
+    laid_out: tuple[Dataset, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset, root = laid_out
+    (root / "dogs" / "1.jpg").unlink()
+    (root / "dogs" / "1.jpg").mkdir()
+    assert prepare.verify(dataset, hashes=True) == [f"toy: {root / 'dogs'}: cannot be read: Is a directory."]
 
 
 def test_a_data_set_that_is_not_here_says_how_to_get_it(toy: Toy, host: Host) -> None:
@@ -563,6 +581,41 @@ def test_archives_that_rotted_are_told(toy: Toy) -> None:
     path = prepare.downloads_of(toy()) / "toy.tar.gz"
     path.write_bytes(b"rotten")
     assert any(f"{path}: expected" in line for line in prepare.verify(toy(), hashes=True))
+
+
+def test_a_reader_that_finds_nothing_speaks_for_itself(toy: Toy, tmp_path: Path) -> None:
+    dataset = toy(split_file=None, reader=by_folder, counts=(0, 0, 8))
+    lay_out(files.data_root() / "toy" / "images")
+    (files.data_root() / "toy" / "images" / "birds").mkdir()
+    for call in (prepare.load, lambda dataset: prepare.prepare(dataset, files.data_root())):
+        with pytest.raises(errors.Missing, match=r"no class folders|holds no images of toy"):
+            call(dataset)
+    assert prepare.verify(dataset)[0].endswith("no class folders.")
+    (tmp_path / "mine.zip").write_bytes(zip_of({"images/birds/1.jpg": b"x", "images/cats/1.jpg": b"x"}))
+    with pytest.raises(errors.Missing, match="no class folders"):
+        prepare.prepare(dataset, tmp_path / "mine.zip")
+
+
+def test_a_reader_decides_which_folder_of_an_archive_holds_the_images(toy: Toy) -> None:
+    dataset = toy(split_file=None, reader=by_folder, counts=(0, 0, 8), roots=("toy/pictures",))
+    ready = prepare.prepare(dataset)
+    assert ready.root == prepare.images_root() / "toy" / "pictures"
+    assert len(ready.split.test) == 8 and prepare.load(dataset) == (ready.split, ready.root)
+    (ready.root / "cats" / "new.jpg").write_bytes(b"x")
+    with pytest.raises(errors.Corrupt, match="gives 0/0/9 train/val/test images, expected 0/0/8"):
+        prepare.load(dataset)
+
+
+def test_a_file_beside_the_archives_that_is_none_is_copied(toy: Toy, host: Host) -> None:
+    notes = host.remote("labels.txt", b"hello")
+    ready = prepare.prepare(toy(archives=(*toy().archives, notes), roots=("toy",)))
+    assert ready.root == prepare.images_root() / "toy" and ready.split == SPLIT
+
+
+def test_a_data_set_without_split_and_reader_is_a_mistake_of_its_file(toy: Toy) -> None:
+    lay_out(files.data_root() / "toy" / "images")
+    with pytest.raises(errors.UsageError, match="neither a split_file nor a reader"):
+        prepare.load(toy(split_file=None))
 
 
 # -- archives ----------------------------------------------------------------------------------------
@@ -631,6 +684,51 @@ def test_an_interrupt_stops_every_worker_and_leaves_no_half_built_folder(toy: To
     with pytest.raises(KeyboardInterrupt):
         prepare.prepare_all([toy()], progress=interrupt)
     assert prepare.prepare(toy()).split == SPLIT
+
+
+CHILD = """
+import sys, time
+from pathlib import Path
+from harness import prepare
+from harness.types import Dataset, Remote
+archive, split = (Remote(file=name, urls=(sys.argv[1] + name,)) for name in ("toy.tar.gz", "split_toy.json"))
+toy = Dataset(name="toy", title="Toy", templates=("{}",), archives=(archive,), split_file=split, roots=("toy/images",))
+def progress(what, done, total):
+    print(what, flush=True)
+    if "unpacking" in what:
+        time.sleep(20)
+try:
+    prepare.prepare_all([toy], progress=progress) if sys.argv[2] == "all" else prepare.prepare(toy, progress=progress)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+@pytest.mark.parametrize(("blow", "how"), [(signal.SIGINT, "one"), (signal.SIGKILL, "all")], ids=["Ctrl-C", "kill"])
+def test_a_process_stopped_while_it_unpacks_does_no_harm(toy: Toy, host: Host, blow: signal.Signals, how: str) -> None:
+    dataset = toy()
+    root = lay_out(prepare.images_root() / "toy" / "images")
+    (root / "cats" / "1.jpg").unlink()
+    before = tree(root)
+    url = f"http://127.0.0.1:{host.http.server_port}/"
+    command = [sys.executable, "-c", CHILD, url, how]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as child:
+        assert child.stdout is not None
+        assert any("unpacking" in line for line in child.stdout)
+        child.send_signal(blow)
+        assert child.wait(20) == (130 if blow == signal.SIGINT else -signal.SIGKILL)
+    assert tree(root) == before
+    assert bool(list(prepare.images_root().glob(".*"))) == (blow == signal.SIGKILL)
+    assert prepare.prepare(dataset).split == SPLIT
+    assert list(prepare.images_root().iterdir()) == [prepare.images_root() / "toy"]
+
+
+def test_a_folder_that_a_killed_process_was_replacing_comes_back(toy: Toy, host: Host) -> None:
+    lay_out(prepare.images_root() / ".toy.0123456789ab.old" / "images")
+    dataset = toy()
+    host.files.clear()  # nothing can be fetched
+    host.files["/split_toy.json"] = coop(SPLIT)
+    assert prepare.prepare(dataset).split == SPLIT
 
 
 # -- the real ones, in small -------------------------------------------------------------------------
