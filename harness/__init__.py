@@ -19,12 +19,15 @@ __all__ = ["Dataset", "Episode", "Features", "Method", "Split", "Text", "__versi
 
 
 def run(**spec: Any) -> Report:
-    """Run a plan; arguments are the fields of `harness.plan.RunSpec`: methods, datasets, shots, seeds, …"""
+    """Run a plan; arguments are the fields of `harness.plan.RunSpec`: methods, datasets, shots, seeds, …
+
+    A single method, data set, number of shots or seed may stand by itself."""
     from harness.plan import RunSpec
     from harness.runner import run as run_spec
 
-    spec = {**spec, "results": Path(spec.get("results", "results"))}
-    return run_spec(RunSpec(**spec))
+    lists = ("methods", "datasets", "shots", "seeds")
+    one = {name: [spec[name]] for name in lists if isinstance(spec.get(name), str | int)}
+    return run_spec(RunSpec(**{**spec, **one, "results": Path(spec.get("results", "results"))}))
 
 
 def load(folder: str | Path = "results") -> Loaded:

@@ -91,7 +91,7 @@ def _add_run(commands: Any) -> None:
                "zero_shot,tip,linear_probe,dac")  # fmt: skip
     _list_flag(run, "--datasets", _words, "names or suites (default: what is prepared, else demo)", None)
     _list_flag(run, "--shots", _numbers, "images per class (default: 16, or what the data set allows)", None)
-    _list_flag(run, "--seeds", _numbers, "few-shot draws (default: %(default)s)", "1,2,3")
+    _list_flag(run, "--seeds", _numbers, "few-shot draws (default: 1,2,3)", None)
     run.add_argument("--encoder", metavar="NAME[:PRETRAINED]", help="an open_clip model, a checkpoint, or demo")
     run.add_argument("--selection", default="val-min4", help="val-min4 (default), val-full, none or oracle")
     run.add_argument(
@@ -163,7 +163,8 @@ def _add_features(commands: Any) -> None:
     bring.add_argument("--classes", type=Path, metavar="FILE", help="tip-adapter: class names, one per line")
     bring.add_argument("--shots", type=int, help="tip-adapter: which keys_Kshots.pt, where there are several")
     bring.add_argument("--text", metavar="FILE", help="tip-adapter: which text_weights*.pt, where there are several")
-    bring.add_argument("--scale", type=float, default=100.0, help="tip-adapter: logit scale (default: %(default)s)")
+    bring.add_argument("--scale", type=float, help="tip-adapter: logit scale (default: 100)")
+    bring.add_argument("--trust-labels", action="store_true", help="skip the check of labels against the text")
     bring.add_argument("--force", action="store_true", help="replace a pack of this name")
     export = _command(group, "export", "feature_commands:export", "write the features of a data set as one pack")
     export.add_argument("name")
@@ -227,15 +228,23 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     if "--help" in arguments or "-h" in arguments:
         return parser.parse_args(arguments)
     path, leaf = _leaf(parser, arguments)
-    flags = {action.dest: action for action in leaf._actions if action.option_strings and action.dest != "help"}
+    flags = {_flag_name(action): action for action in leaf._actions if action.option_strings and action.dest != "help"}
     prefix = "HARNESS_" + "_".join(path).upper() + "_"
     environment = {name: os.environ[prefix + name.upper()] for name in flags if prefix + name.upper() in os.environ}
-    config = parser.parse_args(arguments).config if "config" in flags else None
-    config = config or (Path(environment["config"]) if "config" in environment else None)
+    if "config" in flags:
+        config = parser.parse_args(arguments).config or environment.get("config")
+        config = None if config is None else Path(config)
+    else:
+        config = None
     if config is not None:
         _set_defaults(leaf, flags, _read_config(config, path[0], flags), str(config))
     _set_defaults(leaf, flags, environment, "the environment")
     return parser.parse_args(arguments)
+
+
+def _flag_name(action: argparse.Action) -> str:
+    """`--dry-run` -> `dry_run`, as files and environment variables call it."""
+    return max(action.option_strings, key=len).lstrip("-").replace("-", "_")
 
 
 def _read_config(path: Path, section: str, flags: dict[str, argparse.Action]) -> dict[str, Any]:
@@ -265,11 +274,13 @@ def _set_defaults(
         if isinstance(action, argparse._StoreTrueAction):
             if text.lower() not in ("true", "false", "1", "0"):
                 raise UsageError(f"{name} in {place} takes true or false, not {text!r}.")
-            leaf.set_defaults(**{name: text.lower() in ("true", "1")})
+            leaf.set_defaults(**{action.dest: text.lower() in ("true", "1")})
             continue
         try:
             kind = action.type if callable(action.type) else str
-            leaf.set_defaults(**{name: kind(text)})
+            found = kind(text)
+            leaf.set_defaults(**{action.dest: [found] if isinstance(action, argparse._AppendAction) else found})
+            action.required = False
         except (ValueError, argparse.ArgumentTypeError) as error:
             raise UsageError(f"{name} in {place}: {error}.") from error
 

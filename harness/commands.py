@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from argparse import Namespace
@@ -60,7 +61,8 @@ def run(options: Namespace) -> int:
     spec = RunSpec(**{name: value for name, value in given.items() if value is not None})
     if options.dry_run:
         return _dry_run(make_plan(spec, Store(spec.results), note), options.json)
-    report = run_spec(spec, watch(options.json))
+    with contextlib.redirect_stdout(sys.stderr):  # what a method prints must not mix with what we print
+        report = run_spec(spec, watch(options.json))
     if options.json:
         print_json(_report_json(report, spec))
     else:
@@ -193,11 +195,10 @@ def _filtered(results: list[Result], field: str, asked: Sequence[Any]) -> list[R
     wanted = set()
     for item in asked:
         value = item if item in known or not isinstance(item, str) else item.lower().replace("-", "_")
-        if value not in known and item in _suites():
-            wanted |= set(_suites()[item]) & known
-        elif value not in known:
+        inside = set(_suites().get(str(item), ())) & known
+        if value not in known and not inside:
             raise NothingSelected(unknown(f"{field} with results", str(item), map(str, known)))
-        wanted.add(value)
+        wanted |= inside or {value}
     return [result for result in results if getattr(result.identity, field) in wanted]
 
 
@@ -338,7 +339,9 @@ def methods_test(options: Namespace) -> int:
     """Run the contract over one method and say what to mend."""
     from harness import contract, find
 
-    findings = contract.check(find.method(options.name).cls)
+    spec = find.method(options.name)
+    with contextlib.redirect_stdout(sys.stderr):
+        findings = contract.check(spec.cls)
     if options.json:
         print_json([vars(finding) for finding in findings])
     else:

@@ -191,8 +191,12 @@ def add(options: Namespace) -> int:
 
 def shots(options: Namespace) -> int:
     """The training and validation images that a seed draws, or that a published list names, in order."""
-    from harness import plan, splits
+    from harness import cache, plan, splits
 
+    if options.name in cache.imported_packs():
+        raise UsageError(f"{options.name} is a pack of features: it has rows, and no images to print.")
+    if options.name not in plan.known_datasets():
+        raise UsageError(unknown("data set", options.name, plan.known_datasets()))
     split = plan.place(options.name, note).split
     if options.split_file is not None:
         drawn = splits.shots_from_file(options.split_file, split, options.seed)

@@ -65,8 +65,8 @@ class Source(Protocol):
     """One data set under one encoder."""
 
     name: str
-    title: str
     encoder: str
+    root: Path | None  # the folder of its images
     prompts: str  # name of the prompt set
     split_name: str
     digests: dict[str, str]  # weights, transform, split, prompts: known before any extraction
@@ -100,16 +100,17 @@ class PackSource:
     prompts = "pack"
     split_name = "pack"
     columns: tuple[int, ...] = ()
+    root: Path | None = None
 
     def __init__(self, name: str, pack: Pack, device: str) -> None:
-        self.name, self.title, self.pack, self.device = name, name, pack, device
+        self.name, self.pack, self.device = name, pack, device
         self.encoder = pack.info.encoder
-        hashes = {part: entry.sha256 for part, entry in pack.info.files.items()}
-        parts = {"prompts": ("text.safetensors",), "split": tuple(sorted(hashes))}
+        hashes = {part: entry.sha256 for part, entry in sorted(pack.info.files.items())}
         self.digests = {
-            "weights": pack.info.fingerprint.get("weights", ""),
-            "transform": pack.info.fingerprint.get("transform", ""),
-            **{name: files.digest_of([hashes.get(part) for part in wanted]) for name, wanted in parts.items()},
+            "weights": str(pack.info.fingerprint.get("weights", "")),
+            "transform": str(pack.info.fingerprint.get("transform", "")),
+            "split": files.digest_of([hashes, pack.info.head()]),
+            "prompts": files.digest_of([hashes.get("text.safetensors"), pack.info.classes, pack.info.scale]),
         }
 
     @cached_property
@@ -134,8 +135,11 @@ class PackSource:
 
     @lru_cache  # noqa: B019 - a source lives as long as its run
     def _draw(self, shots: int, seed: int) -> tuple[list[int], list[int]]:
-        train, val = splits.draw(self._train_labels, self._val_labels, shots, seed)
-        return (list(range(len(self._train_labels))) if self.pack.info.fewshot else train), val
+        if self.pack.info.fewshot is None:
+            return splits.draw(self._train_labels, self._val_labels, shots, seed)
+        # the shots are drawn already; so are the validation rows, if the pack was exported from here
+        _, val = splits.draw(self._train_labels, self._val_labels, shots, seed)
+        return list(range(len(self._train_labels))), self.pack.info.fingerprint.get("val_rows", val)
 
     def shots_digest(self, shots: int, seed: int) -> str:
         return files.digest_of(self._draw(shots, seed))
@@ -177,8 +181,10 @@ class ImageSource:
 
     def __init__(self, place: Place, encoder_name: str, prompt_set: str, device: str) -> None:
         card = encoder.card(encoder_name, device)
-        self.dataset, self.split, self.root, self.device = place.dataset, place.split, place.root, device
-        self.name, self.title, self.encoder = place.dataset.name, place.dataset.title, card.name
+        self.dataset, self.split, self.device = place.dataset, place.split, device
+        self.root: Path | None = place.root
+        self._images = place.root
+        self.name, self.encoder = place.dataset.name, card.name
         self.split_name, self.prompts = place.split_name, prompt_set
         self.columns = place.dataset.columns
         self.fingerprint = card.fingerprint
@@ -220,7 +226,8 @@ class ImageSource:
 
         started = time.perf_counter()
         folder = self._held_folder()
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        with files.disk_errors(folder.parent):
+            folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.parent / f".{folder.name}.lock"):
             missing = [draw for draw in wanted if not self._usable(self._shots_folder(*draw), views, watch)]
             if self.dataset.source is None and not self._usable(self._text_folder(), 0, watch):
@@ -244,7 +251,7 @@ class ImageSource:
     def _features(self, entries: Sequence[Entry], views: int, watch: Watch) -> tuple[Tensor, Tensor | None]:
         from harness import extract
 
-        paths = [self.root / path for path, _ in entries]
+        paths = [self._images / path for path, _ in entries]
         return extract.image_features(
             self._encoder(),
             paths,
@@ -292,7 +299,7 @@ class ImageSource:
             classes=self.split.classes,
             scale=self._encoder().scale,
             fewshot={"shots": draw[0], "seed": draw[1]} if draw else None,
-            fingerprint={**self.fingerprint, "views": views},
+            fingerprint={**self.fingerprint, "views": views} | ({"val_rows": self._draw(*draw)[1]} if draw else {}),
             parts=parts,
         )
 

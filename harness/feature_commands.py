@@ -49,7 +49,12 @@ def bring(options: Namespace) -> int:
         raise UsageError(unknown("kind of import", options.kind, ("pack", "tip-adapter")))
     taken = [*find.dataset_names(), *find.suites(), *folders.own_sets()]
     if options.kind == "pack":
-        pack = importers.import_pack(options.path, options.name, force=options.force, taken=taken)
+        for flag in ("encoder", "classes", "shots", "text", "scale"):
+            if getattr(options, flag) is not None:
+                raise UsageError(f"--{flag} is for --from tip-adapter; a pack says it itself.")
+        pack = importers.import_pack(
+            options.path, options.name, force=options.force, taken=taken, trust_labels=options.trust_labels
+        )
     else:
         for flag in ("encoder", "classes"):
             if getattr(options, flag) is None:
@@ -60,7 +65,8 @@ def bring(options: Namespace) -> int:
             classes=options.classes,
             name=options.name or options.path.resolve().name,
             shots=options.shots,
-            scale=options.scale,
+            scale=100.0 if options.scale is None else options.scale,
+            trust_labels=options.trust_labels,
             text=options.text,
             force=options.force,
             taken=taken,

@@ -79,8 +79,8 @@ def disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise errors.Missing(
-            f"cannot write {path}: {error.strerror or error}; make room there, or set HARNESS_CACHE and"
-            " HARNESS_DATA to folders that can be written."
+            f"cannot write {path}: {error.strerror or error}; make room there, or choose a folder"
+            " that can be written: --results, HARNESS_CACHE, HARNESS_DATA."
         ) from error
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from harness.types import Dataset, Identity, Split
 DEFAULT_ENCODER = "ViT-B-16-quickgelu:openai"
 DEFAULT_METHODS = ("zero_shot", "tip", "linear_probe", "dac")
 DEFAULT_SUITE, FIRST_SUITE = "core11", "demo"  # what is prepared of the one, else the other
+DEFAULT_SEEDS = (1, 2, 3)
 USUAL_SHOTS = (1, 2, 4, 8, 16)
 Note = Callable[[str], None]  # tells the user one line
 
@@ -30,7 +30,7 @@ class RunSpec:
     methods: Sequence[str] = DEFAULT_METHODS
     datasets: Sequence[str] = ()
     shots: Sequence[int] = ()
-    seeds: Sequence[int] = (1, 2, 3)
+    seeds: Sequence[int] | None = None  # 1, 2, 3, or the one seed of a pack of fixed shots
     encoder: str | None = None
     selection: str = "val-min4"
     prompts: str = "single"
@@ -74,7 +74,6 @@ class Plan:
     missing: list[Cell]
     device: str
     selection: str
-    notes: list[str] = field(default_factory=list)
 
     def by_source(self) -> Iterator[tuple[Source, list[Cell]]]:
         """Missing cells grouped by data set, so that each is prepared once."""
@@ -99,13 +98,12 @@ def make_plan(spec: RunSpec, store: Store, note: Note = lambda _: None) -> Plan:
     for name in names:
         source = make_source(name, spec.encoder, spec.prompts, device, note)
         shifted = [make_source(target, source.encoder, "single", device, note) for target in targets.get(name, ())]
-        shots = spec.shots or (_default_shots(source, note),)
-        for shot in shots:
-            for seed in spec.seeds:
+        for shot in dict.fromkeys(spec.shots or (_default_shots(source, note),)):
+            for seed in dict.fromkeys(_seeds(source, spec, note)):
                 source.check(shot, seed, spec.selection)
                 cells += [_cell(source, shifted, method, shot, seed, spec.selection) for method in methods]
     missing = cells if spec.force else [cell for cell in cells if not _done(cell, store)]
-    return Plan(cells, missing, device, spec.selection, said)
+    return Plan(cells, missing, device, spec.selection)
 
 
 def _check_spec(spec: RunSpec) -> None:
@@ -114,9 +112,14 @@ def _check_spec(spec: RunSpec) -> None:
     if spec.executor != "local":
         raise UsageError(f"--executor {spec.executor} is not available in this version; use --executor local.")
     for shots in spec.shots:
+        if type(shots) is not int:
+            raise UsageError(f"--shots takes whole numbers, not {shots!r}.")
         if shots < 1:
             raise UsageError(f"--shots {shots}: at least 1 image per class is needed. The field uses 1,2,4,8,16.")
-    if not spec.seeds:
+    for seed in spec.seeds or ():
+        if type(seed) is not int or not 0 <= seed < 2**32:
+            raise UsageError(f"--seeds {seed!r}: a seed is a whole number from 0 to {2**32 - 1}.")
+    if spec.seeds is not None and not spec.seeds:
         raise NothingSelected("No seed selected. Use --seeds 1,2,3.")
 
 
@@ -140,8 +143,9 @@ def _dataset_names(spec: RunSpec) -> tuple[list[str], dict[str, list[str]], list
         said.append("No data set is prepared here: running the embedded demo suite with its own small encoder.")
     names: list[str] = []
     for item in asked:
-        exact = item if item in known else re.sub("-", "_", item.lower())
-        if exact not in known and exact not in suites:
+        folded = {files.folded(name): name for name in (*suites, *known)}
+        exact = item if item in known else folded.get(files.folded(item))
+        if exact is None:
             raise UsageError(unknown("data set or suite", item, [*known, *suites]))
         names += suites[exact] if exact in suites and exact not in known else [exact]
     sources: list[str] = []
@@ -193,7 +197,8 @@ def _built(dataset: Dataset, note: Note) -> tuple[Split, Path]:
 
     assert dataset.build is not None
     home = files.data_root() / "built" / f"{dataset.name}-{versions()['harness']}"
-    home.parent.mkdir(parents=True, exist_ok=True)
+    with files.disk_errors(home.parent):
+        home.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(home.parent / f".{home.name}.lock"):
         if not (home / "split.json").is_file():
             note(f"{dataset.name}: making its images")
@@ -221,6 +226,17 @@ def _encoder_for(dataset: Dataset, asked: str | None, device: str, note: Note) -
             f"{shipped[0]!r}, which knows little of real photographs: name a better one with --encoder."
         )
         return shipped[0]
+
+
+def _seeds(source: Source, spec: RunSpec, note: Note) -> Sequence[int]:
+    """The seeds asked for, else 1, 2, 3, else the one that a pack of fixed shots was drawn with."""
+    if spec.seeds is not None:
+        return spec.seeds
+    if isinstance(source, PackSource) and source.pack.info.fewshot is not None:
+        seed = source.pack.info.fewshot.seed
+        note(f"{source.name} holds the shots of seed {seed} alone: using --seeds {seed}.")
+        return (seed,)
+    return DEFAULT_SEEDS
 
 
 def _default_shots(source: Source, note: Note) -> int:

@@ -64,7 +64,9 @@ class Store:
             ) from error
 
     def write(self, result: Result) -> Result:
-        """Write a record with its checksum; a record of the same key is replaced."""
+        """Write a record with its checksum. It replaces one of the same key, but a failure replaces no success."""
+        if result.status == "failed" and (before := self.get(result.key)) and before.status == "ok":
+            return result
         sealed = msgspec.structs.replace(result, checksum=_checksum(msgspec.to_builtins(result)))
         text = msgspec.json.format(msgspec.json.encode(sealed), indent=1)
         self.cells.mkdir(parents=True, exist_ok=True)
@@ -99,7 +101,12 @@ class Store:
 
 def read_record(path: Path) -> Result:
     """Read and check one record: form, schema, checksum, and that its numbers are possible."""
-    raw = path.read_bytes()
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and not path.is_symlink():
+            raise
+        raise Corrupt(f"{path}: cannot be read: {error.strerror}") from error
     try:
         document = msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -117,10 +124,18 @@ def read_record(path: Path) -> Result:
         result = msgspec.convert(document, Result)
     except msgspec.ValidationError as error:
         raise Corrupt(f"{path}: {error}") from error
+    if result.key != path.stem:
+        raise Corrupt(f"{path}: key: this is the record of {result.key}")
     for name, value in (("test", result.test), ("val", result.val)):
         if value is not None:
             _check_score(path, name, value)
     return result
+
+
+def check_record(result: Result) -> None:
+    """Raise ValueError if a record could not be read again: what a method reports may be anything."""
+    files.digest_of(msgspec.to_builtins(result))  # no NaN, no foreign object
+    msgspec.convert(msgspec.to_builtins(result), Result)
 
 
 def schema() -> dict[str, Any]:

@@ -6,17 +6,19 @@ A cell that fails becomes a record of its own and never stops the others.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import clock, lock, machine
 from harness.episodes import Held, Source
 from harness.errors import HarnessError
 from harness.files import cache_root, data_root
-from harness.plan import Cell, Plan, RunSpec, make_plan
-from harness.results import Store, score
+from harness.plan import Cell, Plan, Record, RunSpec, make_plan
+from harness.results import Store, check_record, score
 from harness.tune import Choice, tune
 from harness.types import Method, Result, Score, Timing
 from harness.watch import Watch
@@ -24,6 +26,8 @@ from harness.watch import Watch
 if TYPE_CHECKING:
     from torch import Tensor
 
+LONGEST_ERROR = 400  # characters of an error that a record keeps
+ALIKE = 1e-2  # how far logits of a row alone may be from those in a batch, against the largest
 ROWS = 8192  # test rows scored at a time; bounds memory, and results don't depend on it
 
 
@@ -47,7 +51,7 @@ def run(spec: RunSpec, watch: Watch | None = None) -> Report:
     store.check_writable()
     plan = make_plan(spec, store, watch.note)
     report = Report(plan)
-    for folder in (cache_root(), data_root(), spec.results):
+    for folder in _held_out_folders(plan, spec):
         lock.protect(folder)
     watch.begin(plan)
     try:
@@ -56,6 +60,13 @@ def run(spec: RunSpec, watch: Watch | None = None) -> Report:
     finally:
         watch.end()
     return report
+
+
+def _held_out_folders(plan: Plan, spec: RunSpec) -> list[Path]:
+    """Where features, images and results lie that a method must not read by itself."""
+    kept = [data_root() / name for name in ("packs", "sets", "built", "images", "downloads", "splits")]
+    images = [record.source.root for record in plan.records() if record.source.root is not None]
+    return [cache_root() / "features", spec.results / "cells", *kept, *dict.fromkeys(images)]
 
 
 def _run_source(source: Source, cells: Sequence[Cell], store: Store, report: Report, watch: Watch) -> None:
@@ -67,9 +78,31 @@ def _run_source(source: Source, cells: Sequence[Cell], store: Store, report: Rep
         report.obstacles.append(error)
         return
     for cell in cells:
-        results = [store.write(result) for result in run_cell(cell, report.plan.device, extract_s)]
+        with _global_state_kept():
+            computed = run_cell(cell, report.plan.device, extract_s)
+        results = [store.write(result) for result in computed]
         report.computed.extend(results)
         watch.cell(cell, results)
+
+
+@contextmanager
+def _global_state_kept() -> Iterator[None]:
+    """Undo what a method does to the process: the next cell must not depend on it."""
+    import random
+
+    import torch
+
+    dtype, threads, grad = torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled()
+    torch_state, python_state = torch.get_rng_state(), random.getstate()
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(dtype)
+        torch.set_grad_enabled(grad)
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+        torch.set_rng_state(torch_state)
+        random.setstate(python_state)
 
 
 def _prepare(source: Source, cells: Sequence[Cell], watch: Watch) -> float:
@@ -85,7 +118,6 @@ def run_cell(cell: Cell, device: str, extract_s: float) -> list[Result]:
     started, begun = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
     clock.reset_peak_memory(device)
     cls, source = cell.method.cls, cell.source
-    common: dict[str, Any] = {}
     try:
         episode = source.episode(cell.shots, cell.seed, cls.views, cls.raw)
         held = source.held(cell.shots, cell.seed, cls.raw)
@@ -96,35 +128,37 @@ def run_cell(cell: Cell, device: str, extract_s: float) -> list[Result]:
             here = held if record.source is source else record.source.held(cell.shots, cell.seed, cls.raw)
             columns = record.source.columns
             scored.append(_score_test(choice.method, here, len(episode.text.classes), columns, device))
+        common["peak_memory_bytes"] = clock.peak_memory_bytes(device)
+        common["provenance"] = _provenance(device, started, begun)
+        return [
+            _result(cell, record, test, _timing(choice, test, predict_s, extract_s, device), common)
+            for record, (test, predict_s) in zip(cell.records, scored, strict=True)
+        ]
     except HarnessError as error:
         return _failed(cell, str(error), device, started, begun)
-    except Exception as error:  # a method may raise anything
+    except (Exception, SystemExit) as error:  # a method may raise anything, and must not end the run
         return _failed(cell, f"{type(error).__name__}: {error}", device, started, begun)
-    results = []
-    for record, (test, predict_s) in zip(cell.records, scored, strict=True):
-        timing = Timing(
-            extract_s=extract_s,
-            fit_s=choice.fit_s,
-            select_s=choice.select_s,
-            predict_s=predict_s,
-            images_per_s=test.total / predict_s if predict_s > 0 else None,
-            device=device,
-        )
-        digests = {**record.digests, "features": source.features_digest(cell.shots, cell.seed)}
-        results.append(
-            Result(
-                key=record.key,
-                status="ok",
-                identity=record.identity,
-                digests=digests,
-                test=test,
-                timing=timing,
-                peak_memory_bytes=clock.peak_memory_bytes(device),
-                provenance=_provenance(device, started, begun),
-                **common,
-            )
-        )
-    return results
+
+
+def _result(cell: Cell, record: Record, test: Score, timing: Timing, common: dict[str, Any]) -> Result:
+    """One record, checked before anything is done with it."""
+    digests = {**record.digests, "features": cell.source.features_digest(cell.shots, cell.seed)}
+    result = Result(
+        key=record.key, status="ok", identity=record.identity, digests=digests, test=test, timing=timing, **common
+    )
+    check_record(result)
+    return result
+
+
+def _timing(choice: Choice, test: Score, predict_s: float, extract_s: float, device: str) -> Timing:
+    return Timing(
+        extract_s=extract_s,
+        fit_s=choice.fit_s,
+        select_s=choice.select_s,
+        predict_s=predict_s,
+        images_per_s=test.total / predict_s if predict_s > 0 else None,
+        device=device,
+    )
 
 
 def _labelled(held: Held, selection: str) -> Any:
@@ -158,8 +192,24 @@ def _score_test(method: Method, held: Held, classes: int, columns: Sequence[int]
     watch = clock.Stopwatch(device)
     prediction = predict(method, image, classes, columns)  # (N,)
     seconds = watch.seconds()
+    if not method.transductive:
+        _check_rows_stand_alone(method, image)
     label = held.test_label()  # (N,)
     return count(prediction, label, len(columns) or classes), seconds
+
+
+def _check_rows_stand_alone(method: Method, image: Tensor) -> None:
+    """Score a few rows alone: a method that uses statistics of the test set must say that it is transductive."""
+    import torch
+
+    some = image[:: max(1, len(image) // 3)][:3]  # (3, D)
+    with lock.closed(), torch.inference_mode():
+        together = method.logits(image[:64])[:1]  # (1, C)
+        alone = torch.cat([method.logits(row[None]) for row in some])  # (3, C)
+        group = method.logits(some)  # (3, C)
+    limit = ALIKE * float(group.abs().max())
+    if float((alone - group).abs().max()) > limit or float((alone[:1] - together).abs().max()) > limit:
+        raise ValueError("logits of a row depend on the other rows: use none of them, or declare transductive = True")
 
 
 def predict(method: Method, image: Tensor, classes: int, columns: Sequence[int] = ()) -> Tensor:
@@ -176,6 +226,8 @@ def predict(method: Method, image: Tensor, classes: int, columns: Sequence[int] 
         block = image[start : start + rows]  # (B, D)
         with lock.closed(), torch.inference_mode():
             logits = method.logits(block)
+        if not isinstance(logits, torch.Tensor):
+            raise TypeError(f"logits returned {type(logits).__name__}, not a tensor")
         if tuple(logits.shape) != (len(block), classes):
             raise ValueError(f"logits has shape {tuple(logits.shape)}, not {(len(block), classes)}")
         if not bool(torch.isfinite(logits).all()):
@@ -195,6 +247,7 @@ def count(prediction: Tensor, label: Tensor, classes: int) -> Score:
 
 def _failed(cell: Cell, error: str, device: str, started: str, begun: float) -> list[Result]:
     line = " ".join(error.split())
+    line = line if len(line) <= LONGEST_ERROR else f"{line[:LONGEST_ERROR]} … ({len(line)} characters)"
     return [
         Result(
             key=record.key,

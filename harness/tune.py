@@ -9,6 +9,7 @@ The grid is the method's; the labels it may be scored with are the policy's:
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -56,7 +57,7 @@ def tune(
         method = _fit(cls, {**point, **overrides}, episode)
         fit_s = fit_watch.seconds()
         method.logit_grid = _pinned(method.logit_grid, overrides)
-        counts, total = _counts(method, labelled)
+        counts, total = _counts(copy.copy(method), labelled)  # what `sweep` keeps of its labels goes with the copy
         tried += len(counts)
         first_best = max(range(len(counts)), key=counts.__getitem__)
         if best is None or counts[first_best] > best[0]:
@@ -75,7 +76,10 @@ def values_of(method: Method) -> dict[str, Any]:
 def _fit(cls: type[Method], values: Mapping[str, Any], episode: Episode) -> Method:
     method = cls(**values)
     with lock.closed():
-        return method.fit(episode)
+        fitted = method.fit(episode)
+    if not isinstance(fitted, Method):
+        raise TypeError(f"fit returned {type(fitted).__name__}: end it with `return self`")
+    return fitted
 
 
 def _counts(method: Method, labelled: Callable[[], Features]) -> tuple[list[int], int]:

@@ -41,7 +41,7 @@ def test_a_flag_beats_the_environment_which_beats_the_file_which_beats_the_defau
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (home / "c.toml").write_text("[run]\nshots = [8]\nseeds = [5, 6]\nselection = 'none'\ndry-run = true\n")
-    assert parse(["run"]).seeds == [1, 2, 3]
+    assert parse(["run"]).selection == "val-min4"
     options = parse(["run", "--config", "c.toml"])
     assert (options.shots, options.seeds, options.selection, options.dry_run) == ([8], [5, 6], "none", True)
     monkeypatch.setenv("HARNESS_RUN_SHOTS", "2,4")
@@ -50,6 +50,12 @@ def test_a_flag_beats_the_environment_which_beats_the_file_which_beats_the_defau
     assert (options.shots, options.seeds, options.selection) == ([2, 4], [9], "none")
     monkeypatch.setenv("HARNESS_RUN_FORCE", "1")
     monkeypatch.setenv("HARNESS_DATA_SHOTS_SEED", "7")
+    monkeypatch.setenv("HARNESS_DATA_ADD_NAME", "mine")
+    monkeypatch.setenv("HARNESS_DATA_ADD_TEMPLATES", "a {}.")
+    monkeypatch.setenv("HARNESS_FEATURES_IMPORT_FROM", "tip-adapter")
+    added = parse(["data", "add", "folder"])
+    assert (added.name, added.templates) == ("mine", ["a {}."])
+    assert parse(["features", "import", "folder"]).kind == "tip-adapter"
     assert parse(["run"]).force is True
     assert parse(["data", "shots", "toy"]).seed == 7
 
@@ -96,6 +102,12 @@ def test_a_wrong_configuration_file_is_named(home: Path, harness_command: Comman
         (["features", "import", "absent"], 8, "absent"),
         (["features", "import", "absent", "--from", "zip"], 2, "zip"),
         (["features", "import", "absent", "--from", "tip-adapter"], 2, "--encoder"),
+        (["features", "import", "absent", "--shots", "4"], 2, "--shots is for --from tip-adapter"),
+        (["data", "shots", "toy"], 2, "toy is a pack of features"),
+        (["data", "prepare", "dtdd"], 2, "Did you mean dtd"),
+        (["data", "prepare", "dtd", "eurosat", "--from", "x"], 2, "one data set at a time"),
+        (["run", "--methods", "zero_shot", "--datasets", "dtd"], 8, "harness data prepare dtd"),
+        (["run", "--methods", "zero_shot", "--datasets", "demo_digits", "--prompts", "poems"], 2, "poems"),
     ],
 )
 def test_a_mistake_is_one_line_and_its_own_exit_code(
@@ -426,3 +438,45 @@ def test_doctor_looks_at_everything_and_names_what_is_wrong(make_pack: MakePack,
     assert code == 1
     assert out.count("LOOK") >= 2
     assert "pack.json" in out
+
+
+def test_what_a_method_prints_does_not_spoil_json(home: Path, make_pack: MakePack, harness_command: Command) -> None:
+    make_pack()
+    (home / "loud.py").write_text(
+        "from harness import Method\nprint('importing')\nclass L(Method):\n    def fit(self, e):\n        print('epoch 1')\n"
+        "        self.w = e.text.weight\n        return self\n    def logits(self, x):\n        return x @ self.w.T\n"
+    )
+    for words in (["run", "--methods", "./loud.py", *TOY], ["methods", "test", "./loud.py"]):
+        code, out, err = harness_command(*words, "--json")
+        json.loads(out)
+        assert code == 0
+        assert "epoch 1" in err
+
+
+def test_data_list_tells_what_is_here_and_what_is_missing(home: Path, harness_command: Command) -> None:
+    rows = {row["name"]: row for row in json.loads(harness_command("data", "list", "--json")[1])}
+    assert rows["demo_digits"]["state"] == "ready"
+    assert rows["dtd"]["state"] == "missing"
+    assert rows["dtd"]["download_bytes"] > 6e8
+    assert rows["imagenet"]["by_hand"]
+    text = harness_command("data", "list")[1]
+    assert "dtd-r1.0.1.tar.gz" in text
+    code, _, err = harness_command("data", "verify")
+    assert (code, "0 of 0" in err) == (0, True)
+
+
+def test_a_suite_without_results_is_told_and_not_shown_empty(make_pack: MakePack, harness_command: Command) -> None:
+    make_pack()
+    harness_command("run", "--methods", "zero_shot", *TOY)
+    assert harness_command("table", "--datasets", "demo")[0] == 5
+
+
+def test_folders_that_cannot_be_made_are_told_in_one_line(
+    home: Path, harness_command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HARNESS_CACHE", "HARNESS_DATA"):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, "/proc/nowhere")
+            code, _, err = harness_command("run", "--datasets", "demo_digits", "--methods", "zero_shot", "--shots", 1)
+            assert code == 8, err
+            assert "/proc/nowhere" in err

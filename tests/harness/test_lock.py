@@ -148,3 +148,33 @@ def test_a_nested_lock_opens_with_the_outer_one() -> None:
             pass
         lock.guard("test labels")
     lock.guard("test labels")
+
+
+def test_images_in_the_users_own_folder_are_behind_the_lock(home: Path) -> None:
+    """Folder names give the labels of test images away, so a method may not even list them."""
+    from PIL import Image
+
+    import harness
+    from harness import folders
+
+    for name, colour in (("red", (200, 0, 0)), ("blue", (0, 0, 200))):
+        (home / "pics" / name).mkdir(parents=True)
+        for i in range(8):
+            Image.new("RGB", (32, 32), tuple(min(255, c + 5 * i) for c in colour)).save(
+                home / "pics" / name / f"{i}.png"
+            )
+    folders.add(home / "pics", "own")
+    source = HEAD.replace("STEP", f"self.found = os.listdir({str(home / 'pics')!r})").replace("LOGITS", "pass")
+    (home / "spy.py").write_text(source)
+    result = harness.run(methods=["./spy.py"], datasets=["own"], shots=[1], seeds=[1], encoder="demo").computed[0]
+    assert "held-out data" in (result.error or "")
+
+
+def test_a_broad_results_folder_accuses_no_innocent(home: Path, make_pack: Callable[..., Path]) -> None:
+    import harness
+
+    make_pack()
+    (home / "helper_of_mine.py").write_text("x = 1")
+    code = "import sys; sys.path.insert(0, '.'); import helper_of_mine; sys.path.pop(0)"
+    result = harness.run(methods=[spy(home, fit=code)], datasets=["toy"], shots=[2], seeds=[1], results=".").computed[0]
+    assert result.status == "ok", result.error

@@ -171,3 +171,23 @@ def test_a_store_becomes_a_frame_with_one_row_per_record(tmp_path: Path) -> None
     frame = harness.load(tmp_path).to_frame()
     assert sorted(frame["test_accuracy"]) == [60.0, 70.0, 80.0]
     assert set(frame["method"]) == {"tip"}
+
+
+def test_a_record_under_another_name_is_refused(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    one, two = store.write(record(seed=1)), store.write(record(seed=2))
+    (store.cells / f"{one.key}.json").write_bytes((store.cells / f"{two.key}.json").read_bytes())
+    assert store.get(one.key) is None
+
+
+def test_folders_and_dangling_links_among_records_are_named(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    good = store.write(record())
+    (store.cells / "folder.json").mkdir()
+    (store.cells / "link.json").symlink_to(tmp_path / "nowhere")
+    loaded = store.load()
+    assert loaded.results == [good]
+    assert sorted(problem.split(":")[0].rpartition("/")[2] for problem in loaded.problems) == [
+        "folder.json",
+        "link.json",
+    ]

@@ -133,6 +133,10 @@ def test_one_failed_cell_stops_no_other_and_is_tried_again(home: Path, make_pack
         ("image @ self.weight[:3].T", "shape (50, 3), not (50, 5)"),
         ("(image @ self.weight.T)[0]", "shape (5,), not (50, 5)"),
         ("{}[0]", "KeyError"),
+        ("None", "logits returned NoneType"),
+        ("(image - image.mean(0)) @ self.weight.T", "declare transductive"),
+        ("exec('raise SystemExit(0)')", "SystemExit"),
+        ("[][0:'x' * 100_000]", "TypeError"),
     ],
 )
 def test_logits_that_break_the_contract_fail_the_cell(home: Path, make_pack: MakePack, logits: str, said: str) -> None:
@@ -140,6 +144,102 @@ def test_logits_that_break_the_contract_fail_the_cell(home: Path, make_pack: Mak
     result = harness.run(methods=[failing(home, logits)], datasets=["toy"], shots=[1], seeds=[1]).computed[0]
     assert result.status == "failed"
     assert said in (result.error or "")
+    assert len(result.error or "") < 500
+
+
+REPORTS = """
+from dataclasses import dataclass
+from harness import Method
+
+@dataclass
+class Reports(Method):
+    odd: float = ODD
+
+    def fit(self, episode):
+        self.weight = episode.text.weight
+        return RETURN
+
+    def logits(self, image):
+        return image @ self.weight.T
+
+    def facts(self):
+        return {"fact": FACT}
+
+    def trained_parameters(self):
+        return COUNT
+"""
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"ODD": "float('inf')"},
+        {"ODD": "print"},
+        {"FACT": "float('nan')"},
+        {"FACT": "self.weight"},
+        {"COUNT": "1.5"},
+        {"RETURN": "None"},
+    ],
+)
+def test_what_cannot_be_recorded_fails_the_cell_and_stops_no_other(
+    home: Path, make_pack: MakePack, changes: dict[str, str]
+) -> None:
+    make_pack()
+    source = REPORTS
+    for name, value in {"ODD": "1.0", "FACT": "1", "COUNT": "0", "RETURN": "self", **changes}.items():
+        source = source.replace(name, value)
+    (home / "reports.py").write_text(source)
+    report = harness.run(methods=["./reports.py", "zero_shot"], datasets=["toy"], shots=[1], seeds=[1])
+    assert sorted(result.status for result in report.computed) == ["failed", "ok"]
+    assert harness.load().problems == []
+
+
+def test_a_method_cannot_change_the_process_for_the_next_cell(home: Path, make_pack: MakePack) -> None:
+    make_pack()
+    body = "torch.set_default_dtype(torch.float64); torch.set_grad_enabled(False); torch.manual_seed(5); self.weight = episode.text.weight"
+    (home / "rude.py").write_text(
+        f"import torch\nfrom harness import Method\nclass Rude(Method):\n    def fit(self, episode):\n        {body}\n        return self\n"
+        "    def logits(self, image):\n        return image @ self.weight.T\n"
+    )
+    state = torch.get_rng_state()
+    harness.run(methods=["./rude.py"], datasets=["toy"], shots=[1], seeds=[1])
+    assert (torch.get_default_dtype(), torch.is_grad_enabled()) == (torch.float32, True)
+    assert torch.get_rng_state().equal(state)
+
+
+def test_a_failure_does_not_replace_a_success(home: Path, make_pack: MakePack, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_pack()
+    (home / "flaky.py").write_text(
+        FAILING.replace("if episode.seed == 2", "import os\n        if 'FLAKY' in os.environ").replace(
+            "LOGITS", "image @ self.weight.T"
+        )
+    )
+    spec = {"methods": ["./flaky.py"], "datasets": ["toy"], "shots": [1], "seeds": [1]}
+    harness.run(**spec)
+    monkeypatch.setenv("FLAKY", "1")
+    assert len(harness.run(**spec, force=True).failed) == 1
+    assert [result.status for result in harness.load().results] == ["ok"]
+
+
+def test_repeated_shots_and_seeds_count_once(make_pack: MakePack) -> None:
+    make_pack()
+    assert len(harness.run(methods="zero_shot", datasets="toy", shots=[1, 1], seeds=[2, 2]).computed) == 1
+    assert len(harness.run(methods="zero_shot", datasets="TOY", shots=1).computed) == 2  # seeds 1 and 3
+
+
+def test_the_scale_of_a_pack_is_part_of_the_cell(make_pack: MakePack) -> None:
+    import shutil
+
+    import msgspec
+
+    folder = make_pack()
+    first = harness.run(methods=["tip"], datasets=["toy"], shots=[1], seeds=[1]).computed[0]
+    pack = cache.open_pack(folder)
+    parts = {part: pack.tensors(part) for part in pack.parts}
+    info = msgspec.to_builtins(pack.info)
+    shutil.rmtree(folder)
+    cache.write_pack(folder, dataset="toy", encoder=info["encoder"], classes=info["classes"], scale=1.0, parts=parts)
+    assert harness.run(methods=["tip"], datasets=["toy"], shots=[1], seeds=[1]).computed[0].key != first.key
 
 
 def test_rows_are_scored_in_blocks_without_changing_any(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,6 +273,9 @@ def test_counts_are_integers_over_all_and_per_class() -> None:
         ({"datasets": ["tpy"]}, UsageError, "Did you mean toy"),
         ({"shots": [0]}, UsageError, "--shots 0"),
         ({"shots": [21]}, UsageError, "20 training images"),
+        ({"shots": [1.5]}, UsageError, "whole numbers"),
+        ({"seeds": [-1]}, UsageError, "--seeds -1"),
+        ({"seeds": [2**32]}, UsageError, "whole number from 0"),
         ({"selection": "val-min5"}, UsageError, "Did you mean val-min4"),
         ({"methods": []}, NothingSelected, "No method"),
         ({"seeds": []}, NothingSelected, "No seed"),
@@ -206,8 +309,8 @@ def test_a_pack_of_fixed_shots_offers_those_alone(make_pack: MakePack) -> None:
     make_pack("fixed", fewshot={"shots": 20, "seed": 7})
     with pytest.raises(UsageError, match="--shots 20 --seeds 7"):
         harness.run(methods=["zero_shot"], datasets=["fixed"], shots=[16], seeds=[1])
-    result = harness.run(methods=["ncm"], datasets=["fixed"], seeds=[7]).computed[0]
-    assert (result.identity.shots, result.status) == (20, "ok")
+    computed = harness.run(methods=["ncm"], datasets=["fixed"]).computed  # shots and seed are the pack's own
+    assert [(result.identity.shots, result.identity.seed, result.status) for result in computed] == [(20, 7, "ok")]
 
 
 def test_a_record_tells_how_it_was_made(make_pack: MakePack) -> None:
