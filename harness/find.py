@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import inspect
 import json
+import math
 import re
 import sys
 import traceback
@@ -49,7 +50,7 @@ class MethodSpec:
 
 def method_names() -> list[str]:
     """Names of every built-in method and every entry point."""
-    return sorted({*_module_names("methods"), *(point.name for point in _entry_points())})
+    return sorted({*_module_names("methods"), *(_canonical(point.name) for point in _entry_points())})
 
 
 def method(asked: str) -> MethodSpec:
@@ -62,18 +63,33 @@ def method(asked: str) -> MethodSpec:
 def methods(asked: Iterable[str]) -> list[MethodSpec]:
     """Find every method of a list; `all` stands for every known one. Repeated requests count once."""
     specs: dict[str, MethodSpec] = {}
+    holders: dict[str, tuple[str, str]] = {}  # name in tables -> version, and who took the name first
     for item in asked:
         for name in method_names() if item == "all" else [item]:
             spec = method(name)
+            version, holder = holders.setdefault(spec.name, (spec.version, name))
+            if version != spec.version:
+                raise UsageError(f"{holder} and {name} would both be {spec.name!r} in tables; rename one of the files.")
             specs.setdefault(f"{spec.name}{sorted(spec.overrides.items())}", spec)
     return list(specs.values())
+
+
+def refuse_unsupported(spec: MethodSpec) -> None:
+    """Raise `UsageError` for a method that this version can check but not run."""
+    if spec.name in _module_names("methods"):
+        return  # a test looks after ours, and looking here would import torch
+    if spec.cls.trains_encoder:
+        raise UsageError(
+            f"{spec.name} declares trains_encoder = True, but this version gives no method an encoder to train; "
+            "leave it out of --methods."
+        )
 
 
 def _named(name: str) -> MethodSpec:
     if name in _module_names("methods"):
         return MethodSpec(name, _version(name), partial(_built_in, name))
     for point in _entry_points():
-        if point.name == name:
+        if _canonical(point.name) == name:
             return _from_entry_point(point)
     raise UsageError(f"{unknown('method', name, method_names())} A file of your own: --methods ./{name}.py")
 
@@ -106,7 +122,7 @@ def _plugin(path: Path) -> MethodSpec:
     """Load a method from a file. Its version holds a digest of the file: an edit means new results."""
     if not path.is_file():
         raise UsageError(f"No method file {path}. Write one with `harness methods list` as a guide, or check the path.")
-    if path.stem in method_names():
+    if _canonical(path.stem) in method_names():
         raise UsageError(f"{path}: a method named {path.stem!r} exists already; give the file another name.")
     source = path.read_bytes()
     digest = hashlib.sha256(source).hexdigest()[:12]
@@ -119,26 +135,26 @@ def _plugin(path: Path) -> MethodSpec:
         module = importlib.util.module_from_spec(found)
         sys.modules[module_name] = module  # dataclasses look their module up
         try:
-            found.loader.exec_module(module)
+            with contextlib.redirect_stdout(sys.stderr):  # standard output is the command's own
+                found.loader.exec_module(module)
         except BaseException as error:
             del sys.modules[module_name]
-            if isinstance(error, KeyboardInterrupt):
-                raise
-            raise UsageError(f"{path}{_line_of(error, path)}: {type(error).__name__}: {error}") from error
+            raise _import_failed(f"{path}{_line_of(error, path)}", error) from error
     cls = _only_method(module, str(path))
     return MethodSpec(path.stem, f"{cls.version}+{digest}", lambda: cls)
 
 
 def _from_entry_point(point: EntryPoint) -> MethodSpec:
     try:
-        cls = point.load()
-    except Exception as error:
-        raise UsageError(f"method {point.name!r} of {point.value}: {type(error).__name__}: {error}") from error
+        with contextlib.redirect_stdout(sys.stderr):
+            cls = point.load()
+    except BaseException as error:
+        raise _import_failed(f"method {point.name!r} of {point.value}", error) from error
     if not (inspect.isclass(cls) and issubclass(cls, Method)):
         raise UsageError(f"method {point.name!r}: {point.value} is not a subclass of harness.Method.")
     _check_contract(cls, point.value)
     release = point.dist.version if point.dist else ""
-    return MethodSpec(point.name, f"{cls.version}+{release}", lambda: cls)
+    return MethodSpec(_canonical(point.name), f"{cls.version}+{release}", lambda: cls)
 
 
 def _only_method(module: ModuleType, place: str) -> type[Method]:
@@ -187,11 +203,6 @@ def _line_of(error: BaseException, path: Path) -> str:
 # -- overrides: `tip[alpha=1.0,beta=5.5]` ------------------------------------------------------------
 
 
-def split_list(text: str) -> list[str]:
-    """Split at commas outside brackets: `tip[alpha=1,beta=2],dac` -> two items."""
-    return [item.strip() for item in re.split(r",(?![^\[]*\])", text) if item.strip()]
-
-
 def _parse(asked: str) -> tuple[str, dict[str, str]]:
     match = re.fullmatch(r"([^\[\]]+)(?:\[([^\[\]]*)\])?", asked.strip())
     if not match:
@@ -218,15 +229,16 @@ def _checked(spec: MethodSpec, overrides: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _typed(method_name: str, name: str, text: str, default: Any) -> Any:
-    kind = type(default)
+    kind = type(default) if isinstance(default, bool | int | float | str) else float  # None: an optional number
     try:
         if kind is bool:
             return {"true": True, "false": False, "1": True, "0": False}[text.lower()]
-        if kind in (int, float, str):
-            return kind(text)
-        return float(text)  # a default of None: an optional number
+        value = kind(text)
     except (KeyError, ValueError):
         raise UsageError(f"{method_name}[{name}={text}]: {name} takes a {kind.__name__}, not {text!r}.") from None
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(f"{method_name}[{name}={text}]: {name} takes a finite number, not {text!r}.")
+    return value
 
 
 # -- data sets ---------------------------------------------------------------------------------------
@@ -293,9 +305,17 @@ def _module_names(package: str) -> list[str]:
 def _import(package: str, name: str) -> ModuleType:
     try:
         return importlib.import_module(f"{package}.{name}")
-    except Exception as error:
-        raise UsageError(f"{package}/{name}.py: {type(error).__name__}: {error}") from error
+    except BaseException as error:
+        raise _import_failed(f"{package}/{name}.py", error) from error
+
+
+def _import_failed(place: str, error: BaseException) -> UsageError:
+    """One line for whatever an import raised, `sys.exit()` included; only the user's own interrupt goes on."""
+    if isinstance(error, KeyboardInterrupt):
+        raise error
+    return UsageError(f"{place}: {type(error).__name__}: {' '.join(str(error).split())}")
 
 
 def _entry_points() -> list[EntryPoint]:
-    return [point for point in entry_points(group=ENTRY_POINTS) if point.name not in _module_names("methods")]
+    ours = _module_names("methods")
+    return [point for point in entry_points(group=ENTRY_POINTS) if _canonical(point.name) not in ours]

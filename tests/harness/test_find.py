@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,8 @@ def test_values_can_be_fixed_by_name() -> None:
         ("tipp", "Did you mean tip"),
         ("tip[gamma=1]", "No hyperparameter of tip named 'gamma'"),
         ("tip[alpha=high]", "alpha takes a float, not 'high'"),
+        ("tip[alpha=nan]", "alpha takes a finite number, not 'nan'"),
+        ("tip[alpha=-inf]", "alpha takes a finite number, not '-inf'"),
         ("tip[alpha]", "field=value"),
         ("tip[alpha=1", "Cannot read the method"),
         ("nowhere/mine.py", "No method file nowhere/mine.py"),
@@ -124,9 +127,111 @@ def test_a_broken_plugin_is_told_in_one_line(tmp_path: Path, source: str, said: 
     assert "\n" not in str(told.value).strip()
 
 
-def test_a_plugin_cannot_take_the_name_of_a_method(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["tip.py", "tip-f.py", "Tip_F.py"])
+def test_a_plugin_cannot_take_the_name_of_a_method(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="exists already"):
-        find.method(plugin(tmp_path, GOOD, "tip.py"))
+        find.method(plugin(tmp_path, GOOD, name))
+
+
+def test_a_plugin_is_called_as_its_file_is(tmp_path: Path) -> None:
+    assert find.method(plugin(tmp_path, GOOD, "My-Own.py")).name == "My-Own"
+
+
+def test_two_files_of_one_name_are_both_named_and_one_file_counts_once(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in "abc"]
+    for folder in folders:
+        folder.mkdir()
+    one, same, other = (plugin(folder, GOOD + "#" * (folder.name == "c")) for folder in folders)
+    assert len(find.methods([one, same, one])) == 1
+    assert len(find.methods([one, f"{same}[sharpness=3]"])) == 2
+    for second in (other, f"{other}[sharpness=3]"):
+        with pytest.raises(UsageError) as told:
+            find.methods([one, second])
+        assert f"{one} and {second} would both be 'mine' in tables" in str(told.value)
+
+
+def test_a_plugin_that_exits_or_is_interrupted(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"mine\.py:1: SystemExit: 0"):
+        find.method(plugin(tmp_path, "raise SystemExit(0)"))
+    with pytest.raises(KeyboardInterrupt):
+        find.method(plugin(tmp_path, "raise KeyboardInterrupt"))
+
+
+def test_what_a_plugin_prints_is_not_taken_for_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    find.method(plugin(tmp_path, GOOD + "\nprint('hello from a file')"))
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "hello from a file\n")
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Install a package whose entry point of the given name is made by the given source."""
+
+    def install(name: str, source: str) -> None:
+        module = f"elsewhere_{tmp_path.name.replace('-', '_')}"
+        (tmp_path / f"{module}.py").write_text(source)
+        info = tmp_path / "elsewhere-1.5.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: elsewhere\nVersion: 1.5\n")
+        (info / "entry_points.txt").write_text(f"[harness.methods]\n{name} = {module}:Mine\n")
+        monkeypatch.syspath_prepend(str(tmp_path))
+
+    return install
+
+
+@pytest.mark.parametrize("name", ["My-Method", "my_method", "MY-METHOD"])
+def test_an_installed_method_is_found_however_its_name_is_spelt(installed: Callable[..., None], name: str) -> None:
+    installed(name, GOOD)
+    assert "my_method" in find.method_names()
+    for asked in ("my-method", "My_Method", name):
+        spec = find.method(asked)
+        assert spec.name == "my_method"
+        assert spec.version == "1+1.5"
+
+
+def test_an_installed_method_does_not_hide_a_built_in(installed: Callable[..., None]) -> None:
+    installed("Tip-F", GOOD)
+    assert find.method_names().count("tip_f") == 1
+    assert find.method("tip-f").cls.__module__ == "methods.tip_f"
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("import sys\nsys.exit(0)", "SystemExit: 0"),
+        ("raise ValueError('two\\nlines')", "ValueError: two lines"),
+        ("Mine = 3", "is not a subclass of harness.Method"),
+        (GOOD.replace("def logits", "def logit"), "Mine must define logits"),
+    ],
+)
+def test_a_broken_installed_method_is_told_in_one_line(installed: Callable[..., None], source: str, said: str) -> None:
+    installed("broken-one", source)
+    with pytest.raises(UsageError) as told:
+        find.method("broken-one")
+    assert said in str(told.value)
+    assert "elsewhere" in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+def test_a_built_in_that_exits_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "leaving_methods").mkdir()
+    (tmp_path / "leaving_methods" / "tip.py").write_text("raise SystemExit(0)")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UsageError, match=r"leaving_methods/tip\.py: SystemExit: 0"):
+        find._import("leaving_methods", "tip")
+
+
+def test_a_method_that_trains_the_encoder_is_refused_before_a_run(tmp_path: Path) -> None:
+    training = find.method(plugin(tmp_path, GOOD + "\n    trains_encoder = True\n", "training.py"))
+    with pytest.raises(UsageError, match=r"^training declares trains_encoder = True.*leave it out of --methods\.$"):
+        find.refuse_unsupported(training)
+    find.refuse_unsupported(find.method(plugin(tmp_path, GOOD)))
+
+
+@pytest.mark.parametrize("name", find.method_names())
+def test_no_method_of_ours_trains_the_encoder(name: str) -> None:
+    assert not find.method(name).cls.trains_encoder
+    find.refuse_unsupported(find.method(name))
 
 
 def test_another_methods_package_that_hides_ours_is_named(tmp_path: Path) -> None:
