@@ -214,7 +214,9 @@ class _Fetch:
         if not faults:
             advice = self.remote.by_hand or "no address of it is known"
             return errors.Missing(f"{self.remote.file} must be fetched by hand: {advice.rstrip('.')}.")
-        told = "; ".join(f"{url.partition('//')[2].partition('/')[0] or url}: {fault}" for url, fault in faults.items())
+        hosts = [url.partition("//")[2].partition("/")[0] or url for url in faults]
+        reasons = [f"{host}: {fault}" for host, fault in zip(hosts, faults.values(), strict=True)]
+        told = "; ".join(dict.fromkeys(reasons))
         advice = self.remote.by_hand or f"Try again later, or put it into {self.path.parent} yourself"
         if kept := self._kept():
             advice = f"{size_text(kept)} are kept, and the same command goes on from there. {advice}"
@@ -423,7 +425,7 @@ def _retry_after(text: str) -> float | None:
 def _network_fault(error: Exception) -> _Fault:
     reason = getattr(error, "reason", error)
     if isinstance(reason, socket.gaierror):
-        return _Fault("its name cannot be resolved; is there a network?")
+        return _Fault("its name cannot be resolved (no network?)")
     if isinstance(reason, ssl.SSLCertVerificationError):
         return _Fault(f"its certificate is not valid ({reason.verify_message})")
     if isinstance(reason, TimeoutError):
@@ -431,7 +433,7 @@ def _network_fault(error: Exception) -> _Fault:
     if isinstance(reason, (ConnectionRefusedError, ValueError, http.client.InvalidURL, str)):
         return _Fault(f"{reason}")
     if getattr(reason, "errno", None) in (errno.ENETUNREACH, errno.EHOSTUNREACH):
-        return _Fault("cannot be reached; is there a network?")
+        return _Fault("cannot be reached (no network?)")
     return _Fault(f"connection lost ({str(reason) or type(reason).__name__})", again=True)
 
 

@@ -144,10 +144,11 @@ def status(dataset: Dataset) -> Status:
         "partly" if begun else "missing",
         root,
         missing,
-        [f"{remote.file}: {remote.by_hand}" for remote in absent if remote.by_hand],
+        [f"{remote.file}: {remote.by_hand}" for remote in absent if not remote.urls],
         sum(max((remote.bytes or 0) - _part_size(dataset, remote), 0) for remote in absent if remote.urls),
         sum((remote.bytes or 0) * (1 + (remote in absent)) for remote in wanted),
-        _other_layouts(dataset),
+        _other_layouts(dataset)
+        + [f"{remote.file}: {remote.by_hand}" for remote in absent if remote.urls and remote.by_hand],
     )
 
 

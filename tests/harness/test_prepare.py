@@ -635,6 +635,11 @@ def test_what_a_person_must_fetch_is_asked_for_before_anything_is_downloaded(toy
     assert prepare.prepare(dataset).split == SPLIT
 
 
+def test_advice_on_a_file_that_can_be_fetched_is_no_call_for_a_hand(toy: Toy, host: Host) -> None:
+    status = prepare.status(toy(archives=(host.remote("toy.zip", b"x", by_hand="If the host fails, ask."),)))
+    assert status.by_hand == [] and status.notes == ["toy.zip: If the host fails, ask."]
+
+
 def test_a_wrong_download_leaves_an_earlier_incomplete_copy_alone(toy: Toy, host: Host) -> None:
     root = lay_out(prepare.images_root() / "toy" / "images")
     (root / "cats" / "1.jpg").unlink()
