@@ -5,8 +5,9 @@ readers refuse, and so does opening any file below the protected folders, whethe
 or through safetensors (whose reader is compiled and raises no audit event, so it is wrapped). An attempt is
 remembered: a method that swallows the error still fails its cell.
 
-What one Python process cannot prevent: native code that opens files by itself, and a method that rewrites this
-module. Run methods that you don't trust on a machine that does not hold the test data.
+What one Python process cannot prevent: native code and child processes that open files by themselves, copies of
+the data in other places (the folder that a pack was imported from), a method that rewrites this module, and one that
+remembers the validation labels that `sweep` was given. Don't run methods that you don't trust where test data lies.
 """
 
 from __future__ import annotations
