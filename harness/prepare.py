@@ -113,8 +113,8 @@ def _holds_something(folder: Path) -> bool:
     try:
         with os.scandir(folder) as entries:
             return next(entries, None) is not None
-    except PermissionError as error:
-        return error.filename is not None and os.access(folder.parent, os.X_OK)  # it is there, and will be told
+    except PermissionError:
+        return os.access(folder.parent, os.X_OK)  # it is there, and whoever needs it will tell
     except OSError:
         return False
 
@@ -236,8 +236,7 @@ class _Look:
 def _look(dataset: Dataset, root: Path, fixed: Split | None) -> _Look:
     """Read the split of an image folder, and compare it with what is there and what is expected."""
     look = _Look(root, fixed or _read(dataset, root))
-    listed = {parent: _listing(look, parent) for parent in _parents(look.split)}
-    names = {parent: set(inside) for parent, inside in listed.items()}
+    names = {parent: _listing(look, parent) for parent in _parents(look.split)}
     for part in PARTS:
         for entry in getattr(look.split, part):
             parent, _, name = entry[0].rpartition("/")
@@ -271,15 +270,15 @@ def _parents(split: Split) -> list[str]:
     return sorted({path.rpartition("/")[0] for part in PARTS for path, _ in getattr(split, part)})
 
 
-def _listing(look: _Look, parent: str) -> list[str]:
+def _listing(look: _Look, parent: str) -> set[str]:
     """Names in one folder; its time is taken first, so that a change in between is noticed later."""
     folder = look.root / parent
     try:
         look.folders[parent] = folder.stat().st_mtime_ns
         with os.scandir(folder) as entries:
-            return [entry.name for entry in entries]
+            return {entry.name for entry in entries}
     except FileNotFoundError:
-        return []
+        return set()
     except OSError as error:
         raise errors.Missing(f"{folder}: cannot be listed: {error.strerror or error}.") from error
 
@@ -694,6 +693,7 @@ def _built(dataset: Dataset, given: Path | None, fixed: Split | None, jobs: int,
         _flush()
         with files.making_room(home):
             files.replace_folder(top, home)
+    del look  # a large one takes as much memory as the next
     look = _look(dataset, home / rest, fixed)
     if any(path.parent == downloads_of(dataset) for path in sources):
         look.notes.append(f"{dataset.name}: its archives in {downloads_of(dataset)} are not needed any more.")

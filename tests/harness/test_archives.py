@@ -7,15 +7,20 @@ import gzip
 import io
 import lzma
 import os
+import random
+import shutil
 import stat
 import struct
 import tarfile
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from harness import archives, errors
 from harness.archives import Caps, unpack
@@ -341,6 +346,57 @@ def test_no_byte_of_a_packed_archive_can_be_altered_unnoticed(tmp_path: Path) ->
         (tmp_path / "x").write_bytes(flipped(data, at))
         with pytest.raises(errors.Corrupt):
             unpack(tmp_path / "x", tmp_path / "out")
+
+
+def test_altered_archives_are_refused_or_unpacked_and_nothing_else_ever_happens(tmp_path: Path) -> None:
+    small = tar_bytes(("g/a.jpg", b"hello"), ("g/b.jpg", b"w" * 600), ("n" * 150 + "/é.jpg", b"x"))
+    zipped = zip_bytes(("g/a.jpg", b"hello"), ("in.tar.gz", gzip.compress(small)))
+    whole = [small, gzip.compress(small), lzma.compress(small), bz2.compress(small), zipped, new_holes("1.0")]
+    draw = random.Random(1)
+    refused = 0
+    for _ in range(400):
+        data = bytearray(draw.choice(whole))
+        for _ in range(draw.choice((1, 2, 5, 20))):
+            at = draw.randrange(len(data))
+            data[at : at + draw.choice((1, 1, 4))] = draw.randbytes(draw.choice((1, 1, 4)))
+        (tmp_path / "x").write_bytes(data)
+        try:
+            unpack(tmp_path / "x", tmp_path / "out", caps=LIMITS)
+            shutil.rmtree(tmp_path / "out")
+        except errors.Corrupt as error:
+            refused += 1
+            assert "\n" not in str(error)
+        assert list(tmp_path.iterdir()) == [tmp_path / "x"]
+    assert refused > 200
+
+
+def collide(names: list[str]) -> bool:
+    """Whether files of these names cannot lie side by side everywhere: the slow and obvious way."""
+    files, folders = [], set()
+    for name in names:
+        parts = [part for part in name.split("/") if part not in ("", ".")]
+        if name.startswith("/") or ".." in parts or not parts:
+            return True
+        files.append("/".join(parts))
+        folders |= {"/".join(parts[:n]) for n in range(1, len(parts))}
+    spelt = {*files, *folders}
+    return len({*files}) < len(files) or bool(folders & {*files}) or len({path.lower() for path in spelt}) < len(spelt)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(
+        st.text("aAb/.", min_size=1, max_size=6).filter(lambda name: not name.endswith("/")), min_size=1, max_size=5
+    )
+)
+def test_names_are_refused_exactly_where_some_system_could_not_keep_them_apart(names: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        (Path(place) / "x.tar").write_bytes(tar_bytes(*((name, b"1") for name in names)))
+        try:
+            count = unpack(Path(place) / "x.tar", Path(place) / "out")
+        except errors.Corrupt:
+            count = 0
+        assert count == (0 if collide(names) else len(names))
 
 
 def test_names_of_archives_are_known_by_their_endings() -> None:
