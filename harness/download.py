@@ -65,19 +65,25 @@ def fetch(
     with files.disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
-    with lock:
-        lock.release()  # of two nested acquisitions: the block holds the other
+    try:
         if path.is_file() and not _stamped(remote, path):
-            wrong, sha256 = _examined(remote, path)
-            if wrong:
-                aside = files.set_aside(path)
-                if not remote.urls:
-                    raise errors.Corrupt(f"{path}: {wrong}; it is now {aside.name}. {remote.by_hand}".strip())
-            else:
-                _stamp(remote, path, sha256)
+            _take_in(remote, path)
         if not path.is_file():
             _Fetch(remote, path, on_bytes, stop or threading.Event()).run()
+    finally:
+        lock.release()
     return path
+
+
+def _take_in(remote: Remote, path: Path) -> None:
+    """Verify a file that somebody put there: stamp it, or set it aside and complain where we cannot do better."""
+    wrong, sha256 = _examined(remote, path)
+    if not wrong:
+        _stamp(remote, path, sha256)
+        return
+    aside = files.set_aside(path)
+    if not remote.urls:
+        raise errors.Corrupt(f"{path}: {wrong}; it is now {aside.name}. {remote.by_hand}".strip())
 
 
 def present(remote: Remote, folder: Path) -> bool:
@@ -374,7 +380,7 @@ def _open(url: str, headers: dict[str, str]) -> Any:
         urllib.request.HTTPHandler(),
         urllib.request.HTTPSHandler(context=ssl.create_default_context()),
         urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPRedirectHandler(),
+        _Redirects(),
         urllib.request.HTTPErrorProcessor(),
         urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar()),
     ):
@@ -392,6 +398,16 @@ def _open(url: str, headers: dict[str, str]) -> Any:
                 raise _Fault("answers with a web page in place of the file")
             url = _form_address(response.read(LONGEST_FORM).decode("utf-8", "replace"), url)
     raise _Fault("Drive asks again and again for confirmation")
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows a server to another address, but not from a safe line to an open one."""
+
+    def redirect_request(self, request: urllib.request.Request, *rest: Any) -> urllib.request.Request | None:
+        target = rest[-1]
+        if request.type == "https" and not target.startswith("https:"):
+            raise _Fault(f"leads from https to {target.partition(':')[0]}")
+        return super().redirect_request(request, *rest)
 
 
 def _block(response: Any) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.utils
 import hashlib
+import io
 import json
 import os
 import re
@@ -16,7 +17,10 @@ import sys
 import threading
 import time
 import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
+from email.message import Message
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -469,6 +473,15 @@ def test_a_redirection_is_followed_with_its_range_but_not_to_a_file(tmp_path: Pa
     assert server.asked[-1] == ("/target", "bytes=1000-", '"v1"')
     with pytest.raises(errors.Missing):
         fetch(remote(server.at("/b", status(302, Location="file:///etc/passwd"))), tmp_path / "other")
+
+
+def test_a_safe_line_is_not_left_for_an_open_one() -> None:
+    request = urllib.request.Request("https://example.org/a")
+    follow = partial(download._Redirects().redirect_request, request, io.BytesIO(), 302, "Found", Message())
+    with pytest.raises(download._Fault, match="leads from https to http"):
+        follow("http://example.org/a")
+    followed = follow("https://example.net/a")
+    assert followed is not None and followed.full_url == "https://example.net/a"
 
 
 def test_a_certificate_that_is_not_valid_is_told_and_not_tried_again() -> None:
