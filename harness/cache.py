@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 FORMAT = "harness-features/1"
 MANIFEST = "pack.json"
+TRUSTED = "trusted"  # a file beside the manifest of an import whose labels its owner vouches for
 PARTS = ("train", "val", "test", "text")
 _FIELDS: dict[str, tuple[str, ...]] = {  # what a file may hold
     "train": ("image", "label", "views"),
@@ -44,7 +45,7 @@ class FileInfo(msgspec.Struct, frozen=True):
 
 
 class Fewshot(msgspec.Struct, frozen=True):
-    """The train part is exactly the shots of this draw, not a pool to draw from."""
+    """The train part is exactly the shots of this draw, not a pool to draw from; a small class may have fewer."""
 
     shots: int
     seed: int
@@ -271,6 +272,20 @@ def _check_text(where: str, tensors: Mapping[str, Tensor], info: PackInfo) -> No
             raise errors.Corrupt(
                 f"{where}: {field} has {len(tensor)} rows but pack.json has {len(info.classes)} classes."
             )
+    if tensors.keys() >= {"prompts", "weight"}:
+        _check_weight(where, tensors["prompts"].float(), tensors["weight"].float())
+
+
+def _check_weight(where: str, prompts: Tensor, weight: Tensor) -> None:
+    """Refuse a weight (C, D) of other texts, or of another order, than its prompts (C, P, D)."""
+    mean = Text.from_prompts((), prompts, 1.0).weight  # (C, D)
+    cosine = (mean * weight).sum(dim=-1) / weight.norm(dim=-1)  # (C,) NaN where prompts cancel out
+    if not bool((cosine >= 0.999).all()):
+        row = int((~(cosine >= 0.999)).nonzero()[0])
+        raise errors.Corrupt(
+            f"{where}: weight is not the mean of prompts in row {row}: their cosine is {float(cosine[row]):.3f},"
+            " expected 0.999 or more."
+        )
 
 
 def _check_labels(where: str, label: Tensor, info: PackInfo, shots: bool) -> None:
@@ -284,11 +299,22 @@ def _check_labels(where: str, label: Tensor, info: PackInfo, shots: bool) -> Non
     if low < 0 or high >= count:
         worst = low if low < 0 else high
         raise errors.Corrupt(f"{where}: label holds {worst}, but {count} classes have labels 0..{count - 1}.")
-    if shots and info.fewshot and (most := int(label.bincount().max())) > info.fewshot.shots:
-        raise errors.Corrupt(
-            f"{where}: label has {most} rows of class {int(label.bincount().argmax())}, but fewshot says"
-            f" {info.fewshot.shots} shots."
-        )
+    if shots and info.fewshot:
+        _check_shots(where, label.bincount(minlength=count), info.fewshot.shots)
+
+
+def _check_shots(where: str, rows: Tensor, shots: int) -> None:
+    """Refuse rows per class (C,) that cannot be a draw of so many shots; smaller classes may give all they have."""
+    most, least = int(rows.max()), int(rows.min())
+    if most > shots:
+        fault = f"{most} rows of class {int(rows.argmax())}"
+    elif least == 0:
+        fault = f"no row of class {int(rows.argmin())}"
+    elif most < shots:
+        fault = f"at most {most} rows of a class"
+    else:
+        return
+    raise errors.Corrupt(f"{where}: label has {fault}, but fewshot says {shots} shots of every class.")
 
 
 def _check_vectors(where: str, field: str, tensor: Tensor, axes: tuple[str, ...], dim: int) -> None:
@@ -320,14 +346,29 @@ def check_complete(pack: Pack) -> None:
 
 def verify(pack: Pack) -> list[str]:
     """Check every part, and the labels against the text; return the problems, one line each."""
+    return damage(pack) or ([] if trusted(pack) else mislabelled(pack))
+
+
+def damage(pack: Pack) -> list[str]:
+    """Check every part for itself; return the problems, one line each."""
     problems = []
     for part in pack.parts:
         try:
             pack.tensors(part)
         except errors.HarnessError as error:
             problems.append(str(error))
-    if problems or "text" not in pack.parts:
-        return problems
+    return problems
+
+
+def trusted(pack: Pack) -> bool:
+    """Whether its labels were imported on their owner's word."""
+    return pack.info.fingerprint.get("labels") == TRUSTED or (pack.folder / TRUSTED).exists()
+
+
+def mislabelled(pack: Pack) -> list[str]:
+    """Check the labels of a sound pack against its text; return the problems, one line each."""
+    if "text" not in pack.parts:
+        return []
     held = {part: pack.features(part) for part in pack.parts if part != "text"}
     return out_of_step(pack.text(), {f"{part}.safetensors": features for part, features in held.items()})
 
@@ -491,6 +532,10 @@ def export_pack(packs: Pack | Sequence[Pack], folder: Path) -> Pack:
             owner[part] = pack
     prints = {part: owner[part].info.fingerprint for part in PARTS if part in owner}
     same = all(one == first.fingerprint for one in prints.values())
+    fingerprint = dict(first.fingerprint) if same else {"parts": prints}
+    for one in prints.values():
+        if "val_rows" in one:  # which validation images go with the shots: a draw that a pack cannot repeat
+            fingerprint["val_rows"] = one["val_rows"]
     return write_pack(
         folder,
         dataset=first.dataset,
@@ -498,7 +543,7 @@ def export_pack(packs: Pack | Sequence[Pack], folder: Path) -> Pack:
         classes=first.classes,
         scale=first.scale,
         fewshot=owner["train"].info.fewshot if "train" in owner else None,
-        fingerprint=first.fingerprint if same else {"parts": prints},
+        fingerprint=fingerprint,
         parts={part: owner[part].tensors(part) for part in PARTS if part in owner},
     )
 

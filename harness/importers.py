@@ -20,11 +20,17 @@ if TYPE_CHECKING:
 
 
 def import_pack(
-    folder: Path, name: str | None = None, *, force: bool = False, taken: Collection[str] = ()
+    folder: Path,
+    name: str | None = None,
+    *,
+    force: bool = False,
+    taken: Collection[str] = (),
+    trust_labels: bool = False,
 ) -> cache.Pack:
     """Copy a feature pack to `data_root()/packs/<name>`, after checking all of it; the original is only read.
 
-    The name is the pack's data set where none is given; `taken` are names of other data sets.
+    The name is the pack's data set where none is given; `taken` are names of other data sets. `trust_labels`
+    is for a pack whose text says little of its classes: labels are not compared with it, now or later.
     Raises `errors.Missing` for absent parts, `errors.Corrupt` for damage, `errors.UsageError` for a name
     that is taken.
     """
@@ -34,11 +40,17 @@ def import_pack(
     if folder.resolve() == final.resolve():
         raise errors.UsageError(f"{folder} is the imported pack itself; there is nothing to import.")
     cache.check_complete(pack)
-    _refuse(cache.verify(pack))
+    _several(pack.info.classes, f"{folder.name}/{cache.MANIFEST}")
+    _refuse(cache.damage(pack))
+    if not trust_labels:  # whatever the pack says of itself: trust is the importer's to give
+        _refuse(cache.mislabelled(pack), TRUST)
     with files.making_room(final), files.new_folder(final) as temporary:
         for part in (cache.MANIFEST, *pack.info.files):
             with files.disk_errors(final):
                 shutil.copyfile(folder / part, temporary / part)
+        if trust_labels:
+            with files.disk_errors(final):
+                (temporary / cache.TRUSTED).touch()
         for part in pack.parts:
             cache.open_pack(temporary).check(part)
     return cache.open_pack(final)
@@ -55,12 +67,14 @@ def import_tip_adapter(
     text: str | Path | None = None,
     force: bool = False,
     taken: Collection[str] = (),
+    trust_labels: bool = False,
 ) -> cache.Pack:
     """Turn a `caches/<dataset>/` folder of Tip-Adapter (Zhang et al., ECCV 2022) into a pack.
 
     Reads `keys_<K>shots.pt` (D, N), `values_<K>shots.pt` (N, C), `val_f.pt` and `test_f.pt` (M, D),
     `val_l.pt` and `test_l.pt` (M,), and `text_weights*.pt` (D, C), as plain tensors only: nothing in them can
     run code. `classes` is a file of C names, one per line or a JSON list. Those authors draw with seed 1.
+    `trust_labels`: as for `import_pack`.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -68,6 +82,7 @@ def import_tip_adapter(
     final = _place(name, force, taken)
     sources, shots = _sources(folder, shots, text)
     names = read_classes(Path(classes))
+    _several(names, Path(classes).name)
     parts = _parts(sources, names, Path(classes).name)
     info = cache.PackInfo(
         dataset=name,
@@ -76,9 +91,12 @@ def import_tip_adapter(
         dim=parts["train"]["image"].shape[1],
         scale=scale,
         fewshot=cache.Fewshot(shots, 1),
-        fingerprint={"imported": {path.name: files.sha256_of(path) for path in sources.values()}},
+        fingerprint={"imported": {path.name: files.sha256_of(path) for path in sources.values()}}
+        | ({"labels": cache.TRUSTED} if trust_labels else {}),
     )
     _check(parts, sources, info)
+    if not trust_labels:
+        _check_labels(parts, sources, info)
     with files.making_room(final):
         return cache.write_pack(
             final,
@@ -101,10 +119,18 @@ def _place(name: str, force: bool, taken: Collection[str]) -> Path:
     return final
 
 
-def _refuse(problems: list[str]) -> None:
+def _several(classes: list[str], where: str) -> None:
+    if len(classes) < 2:
+        raise errors.UsageError(f"{where}: names {len(classes)} class; to tell classes apart takes 2 or more.")
+
+
+TRUST = " (import with --trust-labels if they are right)"
+
+
+def _refuse(problems: list[str], advice: str = "") -> None:
     if problems:
         more = f" ({len(problems) - 1} more: harness features verify)" if len(problems) > 1 else ""
-        raise errors.Corrupt(problems[0] + more)
+        raise errors.Corrupt(problems[0] + more + advice)
 
 
 def read_classes(path: Path) -> list[str]:
@@ -250,15 +276,21 @@ def _whole(label: Tensor, where: str) -> Tensor:
     return label.long()
 
 
+ORIGIN = {"train": "keys", "val": "val_f", "test": "test_f", "text": "text"}  # part -> the file of its vectors
+
+
 def _check(parts: Mapping[str, Mapping[str, Tensor]], sources: Mapping[str, Path], info: cache.PackInfo) -> None:
     """Check the parts as a pack's would be, with messages that name the files they come from."""
-    origin = {"train": "keys", "val": "val_f", "test": "test_f", "text": "text"}
     for part, tensors in parts.items():
-        cache.check_part(sources[origin[part]].name, part, tensors, info)
+        cache.check_part(sources[ORIGIN[part]].name, part, tensors, info)
+
+
+def _check_labels(parts: Mapping[str, Mapping[str, Tensor]], sources: Mapping[str, Path], info: cache.PackInfo) -> None:
+    """Check the labels against the text, as a pack's would be."""
     text = Text.from_prompts(info.classes, parts["text"]["weight"][:, None].float(), info.scale)
     labelled = {
-        sources[origin[part]].name: Features(tensors["image"].float(), tensors["label"])
+        sources[ORIGIN[part]].name: Features(tensors["image"].float(), tensors["label"])
         for part, tensors in parts.items()
         if part != "text"
     }
-    _refuse(cache.out_of_step(text, labelled))
+    _refuse(cache.out_of_step(text, labelled), TRUST)

@@ -216,7 +216,7 @@ def test_tensors_that_no_reader_would_accept_are_not_written(tmp_path, parts):
 
 
 def test_every_flipped_bit_and_every_cut_is_noticed(tmp_path, parts):
-    small = {"train": {name: value[:2] for name, value in parts["val"].items()}, "text": parts["text"]}
+    small = {"train": {name: value[:C] for name, value in parts["val"].items()}, "text": parts["text"]}
     pack = write(tmp_path / "p", small, fewshot={"shots": 1, "seed": 1})
     whole = {path.name: path.read_bytes() for path in pack.folder.iterdir()}
     picks = torch.Generator().manual_seed(0)
@@ -333,6 +333,42 @@ def test_more_rows_of_a_class_than_the_shots_told_are_corrupt(tmp_path, parts):
     assert cache.open_pack(pack.folder).info.fewshot == cache.Fewshot(10, 1)
 
 
+@pytest.mark.parametrize(
+    ("rows", "shots", "told"),
+    [
+        ([2, 2, 2, 2], 3, "label has at most 2 rows of a class, but fewshot says 3 shots of every class"),
+        ([2, 2, 0, 2], 2, "label has no row of class 2, but fewshot says 2 shots of every class"),
+        ([2, 2, 2, 0], 2, "label has no row of class 3"),
+        ([2, 2, 2, 2], 2, ""),
+        ([2, 1, 2, 1], 2, ""),
+    ],
+)
+def test_a_draw_of_shots_is_one_smaller_classes_apart(tmp_path, parts, rows, shots, told):
+    label = torch.arange(C).repeat_interleave(torch.tensor(rows))
+    train = {"image": vectors(len(label), D), "label": label}
+    if not told:
+        assert len(write(tmp_path / "p", {"train": train}, fewshot=cache.Fewshot(shots, 1)).label("train")) == sum(rows)
+        return
+    with pytest.raises(errors.Corrupt, match=rf"train\.safetensors: {told}") as error:
+        write(tmp_path / "p", {"train": train}, fewshot=cache.Fewshot(shots, 1))
+    line_of(error)
+    write(tmp_path / "pool", {"train": train})  # a pool may be as it is
+
+
+def test_a_weight_must_be_the_mean_of_its_prompts(tmp_path, parts):
+    prompts = parts["text"]["prompts"]
+    weight = cache.Text.from_prompts("abcd", prompts, 1.0).weight
+    pack = write(tmp_path / "good", {"text": {"prompts": prompts.half(), "weight": 3 * weight.half()}})
+    torch.testing.assert_close(pack.text().weight, weight, atol=1e-3, rtol=0)
+    swapped = weight[[0, 2, 1, 3]]
+    opposed = torch.stack([prompts[:, 0], -prompts[:, 0]], dim=1)
+    for i, text in enumerate(({"prompts": prompts, "weight": swapped}, {"prompts": opposed, "weight": weight})):
+        with pytest.raises(
+            errors.Corrupt, match=rf"text\.safetensors: weight is not the mean of prompts in row {1 - i}"
+        ):
+            write(tmp_path / "bad", {"text": text})
+
+
 @pytest.mark.parametrize("part", ["train", "val", "test"])
 def test_labels_out_of_step_with_the_text_are_named(tmp_path, parts, part):
     assert cache.verify(write(tmp_path / "good", parts)) == []
@@ -417,6 +453,17 @@ def test_parts_that_lie_apart_are_exported_as_one_pack(tmp_path, parts):
 def test_a_single_pack_is_exported_with_its_fingerprint(tmp_path, pack):
     copy = cache.export_pack(pack, tmp_path / "copy")
     assert copy.info == pack.info
+
+
+def test_an_export_keeps_which_validation_rows_go_with_the_shots(tmp_path, parts):
+    prints = {"text": {"a": 1}, "train": {"a": 1, "val_rows": [3, 0, 2, 1]}, "val": {"a": 1}}
+    apart = [write(tmp_path / part, {part: parts[part]}, fingerprint=one) for part, one in prints.items()]
+    whole = cache.export_pack(apart, tmp_path / "whole")
+    again = cache.export_pack(whole, tmp_path / "again")
+    for pack in (whole, again):
+        assert pack.info.fingerprint == {"parts": prints, "val_rows": [3, 0, 2, 1]}
+    assert cache.export_pack(apart[1], tmp_path / "one").info.fingerprint == prints["train"]
+    assert "val_rows" not in cache.export_pack(apart[::2], tmp_path / "none").info.fingerprint
 
 
 def test_packs_that_do_not_belong_together_are_not_exported(tmp_path, parts):

@@ -149,6 +149,64 @@ def test_a_mislabelled_pack_is_refused(tmp_path, pack):
     told(error)
 
 
+@pytest.fixture
+def wordless(tmp_path, text):
+    """A sound pack of six classes whose text rows are not in the order of its labels: nothing to compare with."""
+    classes, order = 6, torch.arange(6).roll(1)
+    centre = torch.eye(classes, D)
+    label = torch.arange(classes).repeat(20)
+    noise = torch.randn(len(label), D, generator=torch.Generator().manual_seed(4))
+    parts = {part: {"image": centre[label] + 0.05 * noise, "label": label} for part in ("train", "test")}
+    return cache.write_pack(
+        tmp_path / "wordless",
+        dataset="codes",
+        encoder="tiny",
+        classes=list("uvwxyz"),
+        scale=100.0,
+        parts=parts | {"text": {"weight": centre[order]}},
+    )
+
+
+def test_labels_that_text_speaks_against_are_taken_on_trust_alone(wordless):
+    with pytest.raises(errors.Corrupt, match="out of step") as error:
+        importers.import_pack(wordless.folder, "mine")
+    assert told(error).endswith("(import with --trust-labels if they are right)")
+    pack = importers.import_pack(wordless.folder, "mine", trust_labels=True)
+    assert pack.info == wordless.info
+    for name in ("pack.json", *pack.info.files):
+        assert (pack.folder / name).read_bytes() == (wordless.folder / name).read_bytes()
+    assert cache.verify(cache.open_pack(pack.folder)) == []
+    assert cache.verify(wordless) != []
+
+
+def test_trust_is_not_handed_on_by_a_pack(wordless, pack):
+    for folder in (wordless.folder, pack.folder):
+        (folder / "trusted").touch()
+    assert cache.verify(wordless) == []
+    with pytest.raises(errors.Corrupt, match="import with --trust-labels"):
+        importers.import_pack(wordless.folder, "mine")
+    assert not (importers.import_pack(pack.folder, "other").folder / "trusted").exists()
+
+
+def test_damage_is_refused_from_whoever_is_trusted(wordless):
+    (wordless.folder / "test.safetensors").write_bytes(b"")
+    with pytest.raises(errors.Corrupt, match=r"test\.safetensors: has 0 bytes") as error:
+        importers.import_pack(wordless.folder, "mine", trust_labels=True)
+    assert "--trust-labels" not in told(error)
+    assert cache.verify(cache.open_pack(wordless.folder)) != []
+
+
+def test_a_pack_of_one_class_is_refused(tmp_path):
+    part = {"image": torch.ones(3, D), "label": torch.zeros(3, dtype=torch.int64)}
+    parts = {"train": part, "test": part, "text": {"weight": torch.ones(1, D)}}
+    cache.write_pack(tmp_path / "one", dataset="x", encoder="e", classes=["a"], scale=1.0, parts=parts)
+    with pytest.raises(
+        errors.UsageError, match=r"one/pack\.json: names 1 class; to tell classes apart takes 2"
+    ) as error:
+        importers.import_pack(tmp_path / "one")
+    told(error)
+
+
 # -- Tip-Adapter -------------------------------------------------------------------------------------
 
 
@@ -197,6 +255,26 @@ def test_the_same_cache_gives_the_same_bytes_and_replaces_only_by_force(tip):
     with pytest.raises(errors.UsageError, match="imported already"):
         take(tip)
     assert snapshot_bytes(take(tip, force=True).folder) == first
+
+
+def test_a_tip_adapter_cache_of_wrong_labels_is_taken_on_trust_alone(tip, text):
+    torch.save(text.roll(1, 0).T, tip / "text_weights.pt")
+    with pytest.raises(errors.Corrupt, match="out of step") as error:
+        take(tip)
+    assert told(error).endswith("(import with --trust-labels if they are right)")
+    pack = take(tip, trust_labels=True)
+    assert pack.info.fingerprint["labels"] == "trusted"
+    assert cache.verify(cache.open_pack(pack.folder)) == []
+
+
+def test_a_tip_adapter_cache_must_hold_its_shots(tip, text):
+    keys, label = rows(text, K - 1, 1)
+    torch.save(keys.T, tip / f"keys_{K}shots.pt")
+    torch.save(torch.nn.functional.one_hot(label, C), tip / f"values_{K}shots.pt")
+    with pytest.raises(
+        errors.Corrupt, match=r"keys_4shots\.pt: label has at most 3 rows of a class, but fewshot says 4"
+    ):
+        take(tip, trust_labels=True)
 
 
 def snapshot_bytes(folder):
@@ -248,6 +326,7 @@ def test_class_names_come_as_lines_or_as_json(tip):
         (b"[1, 2, 3, 4, 5]", errors.UsageError, "names.txt: not a JSON list of class names, each a string"),
         (b"[1, 2", errors.UsageError, "names.txt: not a JSON list of class names"),
         (b"\xff\xfe\xff", errors.Missing, "cannot read class names"),
+        (b"alone\n", errors.UsageError, "names.txt: names 1 class; to tell classes apart takes 2 or more"),
     ],
 )
 def test_wrong_class_names_are_told(tip, content, kind, part):
