@@ -284,24 +284,16 @@ def _listing(look: _Look, parent: str) -> set[str]:
 
 
 def _missing_line(dataset: Dataset, look: _Look, left: dict[str, set[str]]) -> str:
+    """What is missing, in which folders all of it, and what is there in other case; `left`: names not in the split."""
     total = sum(len(getattr(look.split, part)) for part in PARTS)
     paths = [path for path, _ in look.missing]
     line = f"{dataset.name}: {_some(paths, 'images')} of {total} are missing below {look.root}"
-    empty = [parent for parent in _parents(look.split) if not (look.root / parent).is_dir() or not left[parent]]
-    gone = {path.rpartition("/")[0] for path in paths}
-    whole = [parent for parent in empty if parent in gone and parent not in _used(look)]
-    if whole:
-        line += f"; {_some(whole, 'folders')} are empty or not there"
+    if whole := sorted({path.rpartition("/")[0] for path in paths} - set(_parents(look.complete()))):
+        line += f"; {_some(whole, 'folders')} have none"
     folded = {f"{parent}/{name}".casefold().lstrip("/") for parent, names in left.items() for name in names}
     if near := [path for path in paths if path.casefold() in folded]:
         line += f"; {len(near)} of them are there in other case, such as {near[0]}"
     return f"{line}."
-
-
-def _used(look: _Look) -> set[str]:
-    """Folders that hold at least one image of the split."""
-    gone = {path for path, _ in look.missing}
-    return {path.rpartition("/")[0] for part in PARTS for path, _ in getattr(look.split, part) if path not in gone}
 
 
 def _wrong_counts(dataset: Dataset, split: Split, root: Path) -> list[str]:
@@ -516,6 +508,7 @@ class _Report:
     name: str
     progress: Progress | None = None
     stop: threading.Event = field(default_factory=threading.Event)
+    notes: list[str] = field(default_factory=list)
 
     def tell(self, what: str, done: int, total: int) -> None:
         if self.stop.is_set():
@@ -555,10 +548,10 @@ def prepare(
             return Prepared(Path(record.root), splits.load_split(_split_path(dataset)), record.notes)
         near = [given, *_below(given)] if given and given.is_dir() else _candidates(dataset)
         fixed = _fixed_split(dataset, near, report)
-        found = _found(dataset, given, fixed)
+        found = _found(dataset, given, fixed, report)
         look = found or _built(dataset, given, fixed, jobs, report)
         _remember(dataset, look, anew=found is None)
-        return Prepared(look.root, look.split, [*look.notes, *_other_layouts(dataset)])
+        return Prepared(look.root, look.split, [*report.notes, *look.notes, *_other_layouts(dataset)])
 
 
 def prepare_all(
@@ -593,7 +586,7 @@ def _given(from_: Path | None) -> Path | None:
     return path
 
 
-def _found(dataset: Dataset, given: Path | None, fixed: Split | None) -> _Look | None:
+def _found(dataset: Dataset, given: Path | None, fixed: Split | None, report: _Report) -> _Look | None:
     """A complete data set in the folder that was given, or, if none was, in one of the usual places."""
     if given is None:
         found = _candidates(dataset)
@@ -613,6 +606,7 @@ def _found(dataset: Dataset, given: Path | None, fixed: Split | None) -> _Look |
         return None
     if look.problems and given is not None:
         raise _refusal(look, "nothing was changed")
+    report.notes += look.problems
     return None if look.problems else look
 
 

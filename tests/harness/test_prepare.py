@@ -498,10 +498,10 @@ def test_extra_images_are_told_and_other_files_are_not(laid_out: tuple[Dataset, 
 def test_a_folder_that_is_gone_or_empty_is_named(laid_out: tuple[Dataset, Path]) -> None:
     dataset, root = laid_out
     (root / "dogs").rename(root / "Hunde")
-    with pytest.raises(errors.Missing, match=r"1 folders \(dogs\) are empty or not there"):
+    with pytest.raises(errors.Missing, match=r"1 folders \(dogs\) have none"):
         prepare.load(dataset)
     (root / "dogs").mkdir()
-    with pytest.raises(errors.Missing, match=r"1 folders \(dogs\) are empty or not there"):
+    with pytest.raises(errors.Missing, match=r"1 folders \(dogs\) have none"):
         prepare.load(dataset)
 
 
@@ -649,7 +649,8 @@ def test_a_wrong_download_leaves_an_earlier_incomplete_copy_alone(toy: Toy, host
     with pytest.raises(errors.Corrupt, match="expected sha256"):
         prepare.prepare(dataset)
     assert tree(root) == before
-    prepare.prepare(toy())  # which serves the right file again
+    ready = prepare.prepare(toy())  # which serves the right file again
+    assert ready.notes[0] == f"toy: 1 images (cats/1.jpg) of 8 are missing below {root}."
     assert len(tree(root)) == 8 and not list(prepare.images_root().glob(".*"))
 
 
