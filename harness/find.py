@@ -229,7 +229,7 @@ def _checked(spec: MethodSpec, overrides: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _typed(method_name: str, name: str, text: str, default: Any) -> Any:
-    kind = type(default) if isinstance(default, bool | int | float | str) else float  # None: an optional number
+    kind = type(default) if type(default) in (bool, int, float, str) else float  # None: an optional number
     try:
         if kind is bool:
             return {"true": True, "false": False, "1": True, "0": False}[text.lower()]

@@ -73,6 +73,22 @@ def test_values_can_be_fixed_by_name() -> None:
 
 
 @pytest.mark.parametrize(
+    ("default", "text", "value"),
+    [("None", "3", 3.0), ("True", "false", False), ("2", "3", 3), ("2.0", "3", 3.0), ("'soft'", "hard", "hard")],
+)
+def test_a_fixed_value_has_the_type_of_the_default(tmp_path: Path, default: str, text: str, value: object) -> None:
+    source = GOOD.replace("sharpness: float = 2.0", f"sharpness: object = {default}")
+    found = find.method(f"{plugin(tmp_path, source)}[sharpness={text}]").overrides["sharpness"]
+    assert (found, type(found)) == (value, type(value))
+
+
+def test_a_default_of_none_wants_a_number(tmp_path: Path) -> None:
+    source = GOOD.replace("sharpness: float = 2.0", "sharpness: float | None = None")
+    with pytest.raises(UsageError, match="sharpness takes a float, not 'high'"):
+        find.method(f"{plugin(tmp_path, source)}[sharpness=high]")
+
+
+@pytest.mark.parametrize(
     ("asked", "said"),
     [
         ("tipp", "Did you mean tip"),
