@@ -103,6 +103,8 @@ def make_plan(spec: RunSpec, store: Store, note: Note = lambda _: None) -> Plan:
                 source.check(shot, seed, spec.selection)
                 cells += [_cell(source, shifted, method, shot, seed, spec.selection) for method in methods]
     missing = cells if spec.force else [cell for cell in cells if not _done(cell, store)]
+    for method in {cell.method.name: cell.method for cell in missing}.values():
+        find.refuse_unsupported(method)  # looks into the class, so only where it will be used
     return Plan(cells, missing, device, spec.selection)
 
 

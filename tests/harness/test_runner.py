@@ -221,6 +221,15 @@ def test_a_failure_does_not_replace_a_success(home: Path, make_pack: MakePack, m
     assert [result.status for result in harness.load().results] == ["ok"]
 
 
+def test_a_method_that_trains_the_encoder_is_refused_in_one_line(home: Path, make_pack: MakePack) -> None:
+    make_pack()
+    source = FAILING.replace("LOGITS", "image").replace("    def fit", "    trains_encoder = True\n\n    def fit")
+    (home / "deep.py").write_text(source)
+    with pytest.raises(UsageError, match="encoder") as told:
+        harness.run(methods=["./deep.py"], datasets=["toy"], shots=[1], seeds=[1])
+    assert "\n" not in str(told.value)
+
+
 def test_repeated_shots_and_seeds_count_once(make_pack: MakePack) -> None:
     make_pack()
     assert len(harness.run(methods="zero_shot", datasets="toy", shots=[1, 1], seeds=[2, 2]).computed) == 1
