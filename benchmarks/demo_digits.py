@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -11,6 +12,7 @@ from harness.types import Dataset, Entry, Split
 
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SEED = 0
+MARGIN = 2  # pixels of the 8 x 8 scan on each side
 TRAIN, VAL = 600, 200  # the remaining 997 are the test images
 
 
@@ -18,7 +20,7 @@ def build(folder: Path) -> Split:
     """Write every digit as an image; one seeded shuffle of all of them, cut in three, is the split."""
     from sklearn.datasets import load_digits
 
-    digits = load_digits()
+    digits: Any = load_digits()
     order = np.random.default_rng(SEED).permutation(len(digits.target))
     entries = [_write(folder, int(row), digits.images[row], int(digits.target[row])) for row in order]
     train, val, test = entries[:TRAIN], entries[TRAIN : TRAIN + VAL], entries[TRAIN + VAL :]
@@ -26,11 +28,12 @@ def build(folder: Path) -> Split:
 
 
 def _write(folder: Path, row: int, grey: np.ndarray, label: int) -> Entry:
-    """Save one 8 x 8 scan as dark ink on white paper, enlarged so that crops of it can be cut finely."""
+    """Save one 8 x 8 scan as dark ink on white paper, with a margin so that crops keep most of the digit."""
     path = Path(CLASSES[label]) / f"{row:04}.png"
     (folder / path.parent).mkdir(parents=True, exist_ok=True)
-    scan = Image.fromarray(np.round(255 - grey * (255 / 16)).astype(np.uint8))
-    scan.resize((64, 64), Image.Resampling.BICUBIC).convert("RGB").save(folder / path, compress_level=1)
+    ink = np.pad(grey, MARGIN) * (255 / 16)  # scans have 17 grey levels
+    paper = Image.fromarray(np.round(255 - ink).astype(np.uint8))
+    paper.resize((64, 64), Image.Resampling.BICUBIC).convert("RGB").save(folder / path, compress_level=0)
     return path.as_posix(), label
 
 

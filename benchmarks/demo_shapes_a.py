@@ -8,7 +8,7 @@ from benchmarks._world import Look
 from benchmarks.demo_shapes import TEMPLATES, shapes
 from harness.types import Dataset
 
-LOOK = Look(size=(0.4, 0.8), turn=45, squeeze=0.2, clutter=1.5, cover=0.7, busy=0.5)
+LOOK = Look(size=(0.4, 0.8), turn=45, squeeze=0.2, clutter=1.5, cover=0.6, busy=0.5)
 
 dataset = Dataset(
     name="demo_shapes_a",

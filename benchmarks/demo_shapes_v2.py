@@ -8,7 +8,7 @@ from benchmarks._world import Look
 from benchmarks.demo_shapes import TEMPLATES, shapes
 from harness.types import Dataset
 
-LOOK = Look(size=(0.45, 0.85), turn=40, squeeze=0.2, clutter=1.5)
+LOOK = Look(size=(0.48, 0.85), turn=39, squeeze=0.2, clutter=1.5)
 
 dataset = Dataset(
     name="demo_shapes_v2",

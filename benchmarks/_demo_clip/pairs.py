@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from itertools import product
+from multiprocessing import get_context
 
 import numpy as np
 from numpy.random import Generator
@@ -56,7 +57,7 @@ _JUNK = ("untitled", "a nice picture", "image from my phone", "do not use", "a p
 def pool(count: int, seed: int, workers: int = 2) -> tuple[np.ndarray, list[str], np.ndarray]:
     """`count` pairs: pixels (N, H, W, 3) uint8, captions, and whether the picture may be mirrored."""
     chunks = np.array_split(np.arange(count), workers * 8)
-    with ProcessPoolExecutor(workers) as executor:
+    with ProcessPoolExecutor(workers, get_context("spawn")) as executor:
         parts = list(executor.map(_chunk, [seed] * len(chunks), chunks))
     pixels, captions, mirror = zip(*parts, strict=True)
     return np.concatenate(pixels), [text for part in captions for text in part], np.concatenate(mirror)

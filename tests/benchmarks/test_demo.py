@@ -27,6 +27,12 @@ def _dataset(name: str) -> Dataset:
     return importlib.import_module(f"benchmarks.{name}").dataset
 
 
+def _build(name: str, folder: Path) -> Split:
+    build = _dataset(name).build
+    assert build is not None
+    return build(folder)
+
+
 def _digest(folder: Path) -> str:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return hashlib.sha256(b"".join(path.name.encode() + path.read_bytes() for path in files)).hexdigest()
@@ -36,7 +42,7 @@ def _digest(folder: Path) -> str:
 def built(tmp_path_factory) -> dict[str, tuple[Path, Split]]:
     """Every data set of the demo, written once."""
     folders = {name: tmp_path_factory.mktemp(name) for name in ALL}
-    return {name: (folder, _dataset(name).build(folder)) for name, folder in folders.items()}
+    return {name: (folder, _build(name, folder)) for name, folder in folders.items()}
 
 
 @pytest.mark.parametrize("look", [_world.PHOTO, _world.SKETCH, _world.RENDITION])
@@ -130,7 +136,7 @@ def test_building_again_gives_the_same_files_and_split(tmp_path, built):
     for name in ("demo_digits", "demo_shapes_sketch"):
         again = tmp_path / name
         again.mkdir()
-        split = _dataset(name).build(again)
+        split = _build(name, again)
         assert split == built[name][1]
         assert _digest(again) == _digest(built[name][0])
 
