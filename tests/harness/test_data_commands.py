@@ -1,0 +1,118 @@
+"""A data set that is not here, from its archive to a row of the table, by the commands alone."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from harness import find, prepare, splits
+from harness.types import Dataset, Remote, Split
+
+Command = Callable[..., tuple[int, str, str]]
+COLOURS = {"red": (200, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 200)}
+
+
+def read(root: Path) -> Split:
+    """Images 0-3 of a class train, 4 and 5 validate, 6-8 test."""
+    parts: list[list[tuple[str, int]]] = [[], [], []]
+    for label, name in enumerate(sorted(COLOURS)):
+        for i, path in enumerate(sorted((root / name).iterdir())):
+            parts[0 if i < 4 else 1 if i < 6 else 2].append((f"{name}/{path.name}", label))
+    return Split(tuple(sorted(COLOURS)), *map(tuple, parts))
+
+
+MINI = Dataset(
+    name="mini",
+    title="Mini",
+    templates=("something {}.",),
+    archives=(Remote(file="mini.zip", by_hand="Ask the author for it."),),
+    roots=("mini/images",),
+    counts=(12, 6, 9),
+    classes=3,
+    reader=read,
+    encoder="demo",
+)
+
+
+@pytest.fixture
+def mini(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The archive of a small data set that the commands know by name."""
+    built_in, names = find.dataset, find.dataset_names()
+    monkeypatch.setattr(find, "dataset_names", lambda: sorted([*names, "mini"]))
+    monkeypatch.setattr(find, "dataset", lambda name: MINI if name == "mini" else built_in(name))
+    archive = home / "mini.zip"
+    with zipfile.ZipFile(archive, "w") as zipped:
+        for name, colour in COLOURS.items():
+            for i in range(9):
+                path = home / "one.png"
+                Image.new("RGB", (40, 40), tuple(min(255, c + 5 * i) for c in colour)).save(path)
+                zipped.write(path, f"images/{name}/{i}.png")
+    return archive
+
+
+def test_a_data_set_goes_from_missing_to_a_row_of_the_table(mini: Path, harness_command: Command) -> None:
+    def state() -> str:
+        rows = json.loads(harness_command("data", "list", "--json")[1])
+        return str(next(row["state"] for row in rows if row["name"] == "mini"))
+
+    assert state() == "missing"
+    code, _, err = harness_command("data", "prepare", "mini")
+    assert (code, "Ask the author" in err) == (8, True)
+    code, out, _ = harness_command("data", "prepare", "mini", "--from", mini)
+    assert code == 0
+    assert out.startswith("mini: ready in ")
+    assert state() == "ready"
+    code, out, _ = harness_command("run", "--datasets", "mini", "--methods", "ncm", "--seeds", 1, "--json")
+    record = json.loads(out)["records"][0]
+    assert (code, record["accuracy"], record["shots"]) == (0, 100.0, 4)
+    assert json.loads(harness_command("data", "prepare", "mini", "--json")[1])[0]["counts"] == [12, 6, 9]
+
+
+def test_verify_counts_and_hashes_and_names_what_is_gone(mini: Path, harness_command: Command) -> None:
+    harness_command("data", "prepare", "mini", "--from", mini)
+    assert harness_command("data", "verify", "mini", "--hashes")[0] == 0
+    root = prepare.locate(MINI)
+    assert root is not None
+    (root / "red" / "3.png").write_bytes((root / "red" / "2.png").read_bytes())
+    code, _, err = harness_command("data", "verify", "mini", "--hashes")
+    assert (code, "red" in err) == (6, True)
+    (root / "red" / "3.png").unlink()
+    code, out, err = harness_command("data", "verify", "mini", "--json")
+    assert code == 6
+    assert json.loads(out)[0]["problems"]
+    code, _, err = harness_command("run", "--datasets", "mini", "--methods", "ncm", "--seeds", 1)
+    assert (code, len(err.strip().splitlines())) == (6, 1), err  # another number of images than there should be
+
+
+def test_what_one_data_set_lacks_does_not_stop_the_others(
+    mini: Path, harness_command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness_command("data", "prepare", "mini", "--from", mini)
+    monkeypatch.setattr(find, "suites", lambda: {"pair": ("mini", "imagenet")})
+    code, out, _ = harness_command("data", "prepare", "pair")
+    assert code == 8
+    assert "mini: ready in" in out
+    assert "imagenet: not ready: " in out
+
+
+def test_a_published_list_stands_in_for_a_draw(mini: Path, home: Path, harness_command: Command) -> None:
+    harness_command("data", "prepare", "mini", "--from", mini)
+    drawn = json.loads(harness_command("data", "shots", "mini", "--shots", 2, "--seed", 5, "--json")[1])
+    (home / "list.txt").write_text("\n".join(entry["path"] for entry in drawn["train"]))
+    (home / "list.json").write_text(json.dumps(drawn))
+    again = json.loads(harness_command("data", "shots", "mini", "--split-file", home / "list.json", "--json")[1])
+    assert again == drawn
+    text = harness_command("data", "shots", "mini", "--split-file", home / "list.txt")[1]
+    assert [line.split("\t")[1] for line in text.splitlines() if line.startswith("train")] == [
+        e["path"] for e in drawn["train"]
+    ]
+    root = prepare.locate(MINI)
+    assert root is not None
+    assert [entry["path"] for entry in drawn["train"]] == [
+        path for path, _ in splits.draw_shots(read(root), 2, 5).train
+    ]
