@@ -287,11 +287,11 @@ def _contour(mask: Image.Image, width: int) -> Image.Image:
     inner = np.pad(filled, width)
     for axis in (0, 1):
         inner = np.minimum(np.roll(inner, width, axis), np.roll(inner, -width, axis))
-    return Image.fromarray(filled - inner[width:-width, width:-width])
+    return Image.fromarray(filled & ~inner[width:-width, width:-width])
 
 
 def _stylise(canvas: Image.Image, mask: Image.Image, rng: Generator) -> Image.Image:
-    """A cartoon, a mosaic or a painting of the scene."""
+    """A cartoon, a mosaic or a poster of the scene."""
     kind = rng.integers(3)
     if kind == 0:
         canvas.paste((15, 15, 20), (0, 0, _CANVAS, _CANVAS), _contour(mask, 4))

@@ -1,0 +1,1 @@
+"""The demo encoder: what open_clip loads, and how it was trained."""

@@ -81,11 +81,10 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Batch:
-    """A few pairs: rows of the pool, pictures ready for the encoder, and which of them are mirrored."""
+    """A few pairs: pictures ready for the encoder, and the numbers of their captions."""
 
-    rows: Tensor  # (B,)
     image: Tensor  # (B, 3, H, W)
-    flip: Tensor  # (B,)
+    caption: Tensor  # (B,) rows of Pool.tokens
 
 
 class Pool:
@@ -113,7 +112,7 @@ class Pool:
                 order = torch.randperm(len(self.pixels), generator=generator)
             rows, order = order[: recipe.batch], order[recipe.batch :]
             flip = self.mirror[rows] & (torch.rand(len(rows), generator=generator) < 0.5)
-            yield Batch(rows, self.image(rows, flip), flip)
+            yield Batch(self.image(rows, flip), self.caption[rows])
 
 
 def contrast(image: Tensor, text: Tensor, scale: Tensor, caption: Tensor) -> Tensor:
@@ -156,10 +155,9 @@ def train(model: Any, data: Pool, recipe: Recipe) -> None:
     """Fit both towers to the pairs."""
 
     def loss_of(batch: Batch) -> Tensor:
-        caption = data.caption[batch.rows]
-        distinct, back = torch.unique(caption, return_inverse=True)
+        distinct, back = torch.unique(batch.caption, return_inverse=True)
         text = model.encode_text(data.tokens[distinct], normalize=True)[back]  # (B, D)
-        return contrast(see(model, batch.image), text, model.logit_scale.exp(), caption)
+        return contrast(see(model, batch.image), text, model.logit_scale.exp(), batch.caption)
 
     model.train()
     learn([adam(model.parameters(), recipe)], data, recipe, loss_of)
@@ -177,11 +175,11 @@ def distil(student: Any, teacher: Any, data: Pool, recipe: Recipe) -> None:
     scale = student.logit_scale
 
     def loss_of(batch: Batch) -> Tensor:
-        caption = data.caption[batch.rows]
         with torch.no_grad():
             goal = see(teacher, batch.image)  # (B, D)
         image = see(student, shifted(batch.image, student.visual.image_size[0], generator))
-        return contrast(image, text[caption], scale.exp(), caption) + 10 * (1 - (image * goal).sum(1)).mean()
+        near = contrast(image, text[batch.caption], scale.exp(), batch.caption)
+        return near + 10 * (1 - (image * goal).sum(1)).mean()
 
     generator = torch.Generator().manual_seed(recipe.seed)
     student.visual.train()
