@@ -1,1 +1,1 @@
-"""The demo encoder: what open_clip loads, and how it was trained."""
+"""A tiny CLIP made for the demo: its weights, its configuration and the script that trained it."""
