@@ -95,6 +95,13 @@ def _add_run(commands: Any) -> None:
     run.add_argument("--encoder", metavar="NAME[:PRETRAINED]", help="an open_clip model, a checkpoint, or demo")
     run.add_argument("--selection", default="val-min4", help="val-min4 (default), val-full, none or oracle")
     run.add_argument(
+        "--prompts",
+        default="single",
+        metavar="SET",
+        help="single (default), imagenet7, openai80, or a set that the data set has: openai, cupl",
+    )
+    run.add_argument("--split-file", type=Path, metavar="FILE", help="a published list of shots instead of draws")
+    run.add_argument(
         "--results", type=Path, default=Path("results"), metavar="DIR", help="the store (default: results)"
     )
     run.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:0")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import sys
 from argparse import Namespace
@@ -45,19 +46,7 @@ def run(options: Namespace) -> int:
     from harness.results import Store
     from harness.runner import run as run_spec
 
-    names = (
-        "methods",
-        "datasets",
-        "shots",
-        "seeds",
-        "encoder",
-        "selection",
-        "results",
-        "device",
-        "executor",
-        "force",
-    )
-    given = {name: getattr(options, name) for name in names}
+    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(RunSpec)}
     spec = RunSpec(**{name: value for name, value in given.items() if value is not None})
     if options.dry_run:
         return _dry_run(make_plan(spec, Store(spec.results), note), options.json)

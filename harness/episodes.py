@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -71,6 +72,7 @@ class Source(Protocol):
     split_name: str
     digests: dict[str, str]  # weights, transform, split, prompts: known before any extraction
     columns: tuple[int, ...]  # a shifted set with fewer classes: their labels in the source
+    fixed: tuple[int, int | None] | None  # the only shots, and perhaps the only seed, that it offers
 
     def check(self, shots: int, seed: int, selection: str) -> None:
         """Raise UsageError if this episode or this selection cannot be had."""
@@ -105,6 +107,8 @@ class PackSource:
     def __init__(self, name: str, pack: Pack, device: str) -> None:
         self.name, self.pack, self.device = name, pack, device
         self.encoder = pack.info.encoder
+        fewshot = pack.info.fewshot
+        self.fixed: tuple[int, int | None] | None = None if fewshot is None else (fewshot.shots, fewshot.seed)
         hashes = {part: entry.sha256 for part, entry in sorted(pack.info.files.items())}
         self.digests = {
             "weights": str(pack.info.fingerprint.get("weights", "")),
@@ -122,20 +126,20 @@ class PackSource:
         return [int(label) for label in self.pack.label("val")] if "val" in self.pack.parts else []
 
     def check(self, shots: int, seed: int, selection: str) -> None:
-        fixed = self.pack.info.fewshot
-        if fixed is not None and (fixed.shots, fixed.seed) != (shots, seed):
+        if self.fixed is not None and self.fixed != (shots, seed):
+            only, drawn = self.fixed
             raise UsageError(
-                f"{self.name} holds exactly {fixed.shots} shots of seed {fixed.seed}, not {shots} of seed {seed}. "
-                f"Use --shots {fixed.shots} --seeds {fixed.seed}."
+                f"{self.name} holds exactly {only} shots of seed {drawn}, not {shots} of seed {seed}. "
+                f"Use --shots {only} --seeds {drawn}."
             )
-        if fixed is None:
+        if self.fixed is None:
             splits.check_shots(self._train_labels, shots, self.name, self.pack.info.classes)
         if selection in VAL_POLICIES and not self._val_labels:
             raise UsageError(f"{self.name} has no validation images for --selection {selection}. Use --selection none.")
 
     @lru_cache  # noqa: B019 - a source lives as long as its run
     def _draw(self, shots: int, seed: int) -> tuple[list[int], list[int]]:
-        if self.pack.info.fewshot is None:
+        if self.fixed is None:
             return splits.draw(self._train_labels, self._val_labels, shots, seed)
         # the shots are drawn already; so are the validation rows, if the pack was exported from here
         _, val = splits.draw(self._train_labels, self._val_labels, shots, seed)
@@ -171,6 +175,13 @@ class Place:
     root: Path
     content: str
     split_name: str  # coop, own or built
+    listed: tuple[list[int], list[int]] | None = None  # rows of train and val that a published list names
+
+    def with_list(self, path: Path) -> Place:
+        """The same images with the shots of a published list in place of drawn ones."""
+        shots = splits.shots_from_file(path, self.split)
+        split, train, val = splits.pinned(self.split, shots)
+        return replace(self, split=split, content=splits.split_digest(split), listed=(train, val))
 
 
 class ImageSource:
@@ -192,15 +203,20 @@ class ImageSource:
         self.digests = {**self.fingerprint, "split": place.content, "prompts": self.words.digest}
         self._train_labels = [label for _, label in self.split.train]
         self._val_labels = [label for _, label in self.split.val]
+        self.listed = place.listed
+        most = max(Counter(self._train_labels).values(), default=0)
+        self.fixed: tuple[int, int | None] | None = (most, None) if place.listed else None
 
     def check(self, shots: int, seed: int, selection: str) -> None:
+        if self.fixed is not None and shots != self.fixed[0]:
+            raise UsageError(f"The list for {self.name} has {self.fixed[0]} shots, not {shots}.")
         splits.check_shots(self._train_labels, shots, self.name, self.split.classes)
         if selection in VAL_POLICIES and not self.split.val:
             raise UsageError(f"{self.name} has no validation images for --selection {selection}. Use --selection none.")
 
     @lru_cache  # noqa: B019 - a source lives as long as its run
     def _draw(self, shots: int, seed: int) -> tuple[list[int], list[int]]:
-        return splits.draw(self._train_labels, self._val_labels, shots, seed)
+        return self.listed or splits.draw(self._train_labels, self._val_labels, shots, seed)
 
     def shots_digest(self, shots: int, seed: int) -> str:
         train, val = self._draw(shots, seed)

@@ -34,6 +34,7 @@ class RunSpec:
     encoder: str | None = None
     selection: str = "val-min4"
     prompts: str = "single"
+    split_file: Path | None = None  # a published list of shots in place of a draw
     results: Path = Path("results")
     device: str = "auto"
     executor: str = "local"
@@ -92,11 +93,13 @@ def make_plan(spec: RunSpec, store: Store, note: Note = lambda _: None) -> Plan:
         raise NothingSelected("No method selected. Use --methods zero_shot,tip or --methods all.")
     device = encoder.resolve_device(spec.device)
     names, targets, said = _dataset_names(spec)
+    if spec.split_file is not None and len(names) != 1:
+        raise UsageError(f"--split-file is a list for one data set, not for {len(names)}: {', '.join(names)}.")
     for line in said:
         note(line)
     cells = []
     for name in names:
-        source = make_source(name, spec.encoder, spec.prompts, device, note)
+        source = make_source(name, spec.encoder, spec.prompts, device, note, spec.split_file)
         shifted = [make_source(target, source.encoder, "single", device, note) for target in targets.get(name, ())]
         for shot in dict.fromkeys(spec.shots or (_default_shots(source, note),)):
             for seed in dict.fromkeys(_seeds(source, spec, note)):
@@ -164,10 +167,14 @@ def _dataset_names(spec: RunSpec) -> tuple[list[str], dict[str, list[str]], list
     return list(dict.fromkeys(sources)), targets, said
 
 
-def make_source(name: str, encoder_name: str | None, prompt_set: str, device: str, note: Note) -> Source:
+def make_source(
+    name: str, encoder_name: str | None, prompt_set: str, device: str, note: Note, shots_list: Path | None = None
+) -> Source:
     """One data set under one encoder. Builds a generated data set on first use; downloads none."""
     packs = cache.imported_packs()
     if name in packs:
+        if shots_list is not None:
+            raise UsageError(f"--split-file names images, but {name} is a pack of features.")
         pack = cache.open_pack(packs[name])
         if encoder_name and encoder_name != pack.info.encoder:
             raise UsageError(
@@ -175,6 +182,8 @@ def make_source(name: str, encoder_name: str | None, prompt_set: str, device: st
             )
         return PackSource(name, pack, device)
     found = place(name, note)
+    if shots_list is not None:
+        found = found.with_list(shots_list)
     return ImageSource(found, _encoder_for(found.dataset, encoder_name, device, note), prompt_set, device)
 
 
@@ -234,17 +243,17 @@ def _seeds(source: Source, spec: RunSpec, note: Note) -> Sequence[int]:
     """The seeds asked for, else 1, 2, 3, else the one that a pack of fixed shots was drawn with."""
     if spec.seeds is not None:
         return spec.seeds
-    if isinstance(source, PackSource) and source.pack.info.fewshot is not None:
-        seed = source.pack.info.fewshot.seed
-        note(f"{source.name} holds the shots of seed {seed} alone: using --seeds {seed}.")
-        return (seed,)
-    return DEFAULT_SEEDS
+    if source.fixed is None:
+        return DEFAULT_SEEDS
+    seed = 1 if source.fixed[1] is None else source.fixed[1]
+    note(f"{source.name} has one draw of shots: using --seeds {seed}.")
+    return (seed,)
 
 
 def _default_shots(source: Source, note: Note) -> int:
     """16, or the largest usual number that every class has images for."""
-    if isinstance(source, PackSource) and source.pack.info.fewshot is not None:
-        return source.pack.info.fewshot.shots
+    if source.fixed is not None:
+        return source.fixed[0]
     for shots in sorted(USUAL_SHOTS, reverse=True):
         try:
             source.check(shots, 1, "none")

@@ -117,7 +117,8 @@ def test_a_mistake_is_one_line_and_its_own_exit_code(
     got, out, err = harness_command(*words)
     assert said in err
     assert got == code, err
-    assert len(err.strip().splitlines()) == 1, err
+    assert [line.startswith("harness:") for line in err.splitlines()].count(True) == 1, err
+    assert "Traceback" not in err
     assert out == ""
 
 

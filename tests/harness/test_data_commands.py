@@ -116,3 +116,30 @@ def test_a_published_list_stands_in_for_a_draw(mini: Path, home: Path, harness_c
     assert [entry["path"] for entry in drawn["train"]] == [
         path for path, _ in splits.draw_shots(read(root), 2, 5).train
     ]
+
+
+def test_a_run_takes_its_shots_from_a_published_list(mini: Path, home: Path, harness_command: Command) -> None:
+    harness_command("data", "prepare", "mini", "--from", mini)
+    drawn = json.loads(harness_command("data", "shots", "mini", "--shots", 2, "--seed", 5, "--json")[1])
+    (home / "list.json").write_text(json.dumps(drawn))
+    words = ("run", "--datasets", "mini", "--methods", "tip", "--json")
+    listed = json.loads(harness_command(*words, "--split-file", home / "list.json")[1])["records"]
+    ours = json.loads(harness_command(*words, "--shots", 2, "--seeds", 5)[1])["records"]
+    assert [(record["shots"], record["seed"]) for record in listed] == [(2, 1)]
+    assert listed[0]["accuracy"] == ours[0]["accuracy"]
+    shown = json.loads(harness_command("results", "show", listed[0]["key"])[1])
+    assert shown["digests"]["shots"] == drawn["sha256"]
+    assert harness_command(*words, "--split-file", home / "list.json", "--shots", 4)[0] == 2
+    assert harness_command("run", "--datasets", "mini,demo_digits", "--split-file", home / "list.json")[0] == 2
+
+
+def test_prompt_sets_are_chosen_by_name_and_recorded(mini: Path, harness_command: Command) -> None:
+    harness_command("data", "prepare", "mini", "--from", mini)
+    words = ("run", "--datasets", "mini", "--methods", "zero_shot", "--shots", 1, "--seeds", 1, "--json")
+    single, many = (
+        json.loads(harness_command(*words, *more)[1])["records"][0]["key"] for more in ((), ("--prompts", "openai80"))
+    )
+    one, eighty = (json.loads(harness_command("results", "show", key)[1]) for key in (single, many))
+    assert (one["identity"]["prompts"], eighty["identity"]["prompts"]) == ("single", "openai80")
+    assert one["digests"]["prompts"] != eighty["digests"]["prompts"]
+    assert one["digests"]["shots"] == eighty["digests"]["shots"]
