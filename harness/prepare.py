@@ -203,10 +203,15 @@ def _fixed_split(dataset: Dataset, near: Sequence[Path], report: _Report) -> Spl
     kept = _split_path(dataset)
     if kept.is_file():
         return splits.load_split(kept)
-    beside = (place / remote.file for folder in near for place in (folder, folder.parent))
-    path = next((path for path in beside if path.is_file() and not download.check(remote, path)), None)
+    beside = [place / remote.file for folder in near for place in (folder, folder.parent)]
+    wrong = {path: download.check(remote, path) for path in beside if path.is_file()}
+    path = next((path for path, why in wrong.items() if not why), None)
     if path is None:
-        path = download.fetch(remote, downloads_of(dataset), report.bytes_of(remote), stop=report.stop)
+        try:
+            path = download.fetch(remote, downloads_of(dataset), report.bytes_of(remote), stop=report.stop)
+        except errors.Missing as error:
+            told = "".join(f" And {found} is another file: {why}." for found, why in wrong.items())
+            raise errors.Missing(f"{error}{told}") from error
     split = splits.read_coop(path)
     splits.save_split(split, kept)
     return split

@@ -39,12 +39,37 @@ MINI = Dataset(
 )
 
 
+def read_shifted(root: Path) -> Split:
+    """Darker images of two of the three classes, in an order of their own."""
+    test = [
+        (f"{name}/{path.name}", label)
+        for label, name in enumerate(("red", "blue"))
+        for path in sorted((root / name).iterdir())
+    ]
+    return Split(("red", "blue"), test=tuple(test))
+
+
+DARK = Dataset(
+    name="mini_dark",
+    title="Mini, darker",
+    templates=("never used {}.",),
+    source="mini",
+    archives=(Remote(file="dark.zip"),),
+    roots=("mini_dark",),
+    counts=(0, 0, 8),
+    classes=2,
+    reader=read_shifted,
+    columns=(2, 0),  # red and blue among blue, green, red
+)
+
+
 @pytest.fixture
 def mini(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The archive of a small data set that the commands know by name."""
     built_in, names = find.dataset, find.dataset_names()
-    monkeypatch.setattr(find, "dataset_names", lambda: sorted([*names, "mini"]))
-    monkeypatch.setattr(find, "dataset", lambda name: MINI if name == "mini" else built_in(name))
+    monkeypatch.setattr(find, "dataset_names", lambda: sorted([*names, "mini", "mini_dark"]))
+    ours = {"mini": MINI, "mini_dark": DARK}
+    monkeypatch.setattr(find, "dataset", lambda name: ours.get(name) or built_in(name))
     archive = home / "mini.zip"
     with zipfile.ZipFile(archive, "w") as zipped:
         for name, colour in COLOURS.items():
@@ -143,3 +168,33 @@ def test_prompt_sets_are_chosen_by_name_and_recorded(mini: Path, harness_command
     assert (one["identity"]["prompts"], eighty["identity"]["prompts"]) == ("single", "openai80")
     assert one["digests"]["prompts"] != eighty["digests"]["prompts"]
     assert one["digests"]["shots"] == eighty["digests"]["shots"]
+
+
+def test_a_shifted_set_with_fewer_classes_is_scored_from_its_source(
+    mini: Path, home: Path, harness_command: Command
+) -> None:
+    harness_command("data", "prepare", "mini", "--from", mini)
+    for name in ("red", "blue"):
+        (home / "dark" / name).mkdir(parents=True)
+        for i in range(4):
+            Image.new("RGB", (40, 40), tuple(c * 9 // 10 + 5 * i for c in COLOURS[name])).save(
+                home / "dark" / name / f"{i}.png"
+            )
+    code, _, err = harness_command("data", "prepare", "mini_dark", "--from", home / "dark")
+    assert code == 0, err
+    code, out, err = harness_command(
+        "run", "--datasets", "mini-dark", "--methods", "ncm", "--shots", 4, "--seeds", 1, "--json"
+    )
+    assert code == 0, err
+    assert "fitted and tuned on mini" in err
+    records = {record["dataset"]: record for record in json.loads(out)["records"]}
+    assert set(records) == {"mini", "mini_dark"}
+    whole, part = (
+        json.loads(harness_command("results", "show", records[name]["key"])[1]) for name in ("mini", "mini_dark")
+    )
+    assert whole["hyperparameters"] == part["hyperparameters"]
+    assert (part["test"]["total"], len(part["test"]["per_class_accuracy"])) == (8, 2)
+    assert part["test"]["accuracy"] == 100.0  # with labels of the source it would be 0
+    assert part["digests"]["source"] == whole["digests"]["split"]
+    row = json.loads(harness_command("table", "--format", "json")[1])["rows"][0]
+    assert (row["shift_mean"], row["drop"]) == (100.0, row["datasets"]["mini"]["mean"] - 100.0)
