@@ -11,6 +11,9 @@ from harness.commands import note, print_grid, print_json, watch
 from harness.errors import Exit, UsageError, unknown
 
 
+VIEWS = 10  # augmented views in an exported pack: what Tip-Adapter's family asks for
+
+
 def list_packs(options: Namespace) -> int:
     """Imported packs, then cache entries."""
     from harness import cache
@@ -94,7 +97,7 @@ def export(options: Namespace) -> int:
     else:
         assert isinstance(source, ImageSource)
         source.check(options.shots, options.seed, "none")
-        source.prepare([(options.shots, options.seed)], 0, watch(options.json))
+        source.prepare([(options.shots, options.seed)], VIEWS, watch(options.json))
         pack = cache.export_pack(source.packs(options.shots, options.seed), options.folder)
     if options.json:
         print_json(_pack_row(options.name, pack.folder, "exported"))
