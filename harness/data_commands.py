@@ -191,9 +191,9 @@ def add(options: Namespace) -> int:
 
 def shots(options: Namespace) -> int:
     """The training and validation images that a seed draws, or that a published list names, in order."""
-    from harness import cache, plan, splits
+    from harness import cache, find, plan, splits
 
-    if options.name in cache.imported_packs():
+    if options.name in cache.imported_packs() and options.name not in find.dataset_names():
         raise UsageError(f"{options.name} is a pack of features: it has rows, and no images to print.")
     if options.name not in plan.known_datasets():
         raise UsageError(unknown("data set", options.name, plan.known_datasets()))

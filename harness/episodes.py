@@ -66,6 +66,7 @@ class Source(Protocol):
     """One data set under one encoder."""
 
     name: str
+    origin: str  # the data set that its features come from, whatever it was imported as
     encoder: str
     root: Path | None  # the folder of its images
     prompts: str  # name of the prompt set
@@ -106,6 +107,7 @@ class PackSource:
 
     def __init__(self, name: str, pack: Pack, device: str) -> None:
         self.name, self.pack, self.device = name, pack, device
+        self.origin = pack.info.dataset
         self.encoder = pack.info.encoder
         fewshot = pack.info.fewshot
         self.fixed: tuple[int, int | None] | None = None if fewshot is None else (fewshot.shots, fewshot.seed)
@@ -195,7 +197,8 @@ class ImageSource:
         self.dataset, self.split, self.device = place.dataset, place.split, device
         self.root: Path | None = place.root
         self._images = place.root
-        self.name, self.encoder = place.dataset.name, card.name
+        self.name = self.origin = place.dataset.name
+        self.encoder = card.name
         self.split_name, self.prompts = place.split_name, prompt_set
         self.columns = place.dataset.columns
         self.fingerprint = card.fingerprint
@@ -372,7 +375,7 @@ def _episode(
         raw_mean=None if words.raw_mean is None else words.raw_mean.to(device),
     )
     support = Features(image, train.label[picked].to(device), augmented)
-    return Episode(support, words, shots=draw[0], seed=draw[1], dataset=source.name)
+    return Episode(support, words, shots=draw[0], seed=draw[1], dataset=source.origin)
 
 
 def _ready(image: Tensor, raw: bool, device: str) -> Tensor:

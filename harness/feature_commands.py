@@ -10,7 +10,6 @@ from typing import Any
 from harness.commands import note, print_grid, print_json, watch
 from harness.errors import Exit, UsageError, unknown
 
-
 VIEWS = 10  # augmented views in an exported pack: what Tip-Adapter's family asks for
 
 
@@ -50,7 +49,7 @@ def bring(options: Namespace) -> int:
 
     if options.kind not in ("pack", "tip-adapter"):
         raise UsageError(unknown("kind of import", options.kind, ("pack", "tip-adapter")))
-    taken = [*find.dataset_names(), *find.suites(), *folders.own_sets()]
+    taken = [*find.suites(), *folders.own_sets()]  # a pack may stand in for the images of a built-in data set
     if options.kind == "pack":
         for flag in ("encoder", "classes", "shots", "text", "scale"):
             if getattr(options, flag) is not None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import cache, encoder, files, find, folders, prepare, splits
+from harness.cache import Pack
 from harness.episodes import ImageSource, PackSource, Place, Source
 from harness.errors import Missing, NothingSelected, UsageError, unknown
 from harness.find import MethodSpec
@@ -156,7 +157,8 @@ def _dataset_names(spec: RunSpec) -> tuple[list[str], dict[str, list[str]], list
     sources: list[str] = []
     targets: dict[str, list[str]] = {}
     for name in dict.fromkeys(names):
-        source = find.dataset(name).source if name in find.dataset_names() else None
+        built_in = name in find.dataset_names() and name not in cache.imported_packs()
+        source = find.dataset(name).source if built_in else None
         if source is None:
             sources.append(name)
             continue
@@ -171,20 +173,30 @@ def make_source(
     name: str, encoder_name: str | None, prompt_set: str, device: str, note: Note, shots_list: Path | None = None
 ) -> Source:
     """One data set under one encoder. Builds a generated data set on first use; downloads none."""
-    packs = cache.imported_packs()
-    if name in packs:
-        if shots_list is not None:
-            raise UsageError(f"--split-file names images, but {name} is a pack of features.")
-        pack = cache.open_pack(packs[name])
-        if encoder_name and encoder_name != pack.info.encoder:
-            raise UsageError(
-                f"{name} is a pack of {pack.info.encoder} features; --encoder {encoder_name} cannot be used."
-            )
+    pack = _pack(name, encoder_name, note)
+    if pack is not None and shots_list is not None:
+        raise UsageError(f"--split-file names images, but {name} is a pack of features.")
+    if pack is not None:
         return PackSource(name, pack, device)
     found = place(name, note)
     if shots_list is not None:
         found = found.with_list(shots_list)
     return ImageSource(found, _encoder_for(found.dataset, encoder_name, device, note), prompt_set, device)
+
+
+def _pack(name: str, encoder_name: str | None, note: Note) -> Pack | None:
+    """The imported pack of this name; None if there is none, or if another encoder is asked for and has images."""
+    packs, has_images = cache.imported_packs(), name in find.dataset_names()
+    if name not in packs:
+        return None
+    pack = cache.open_pack(packs[name])
+    if encoder_name in (None, pack.info.encoder):
+        if has_images:
+            note(f"{name}: using the imported pack of {pack.info.encoder} features.")
+        return pack
+    if has_images:
+        return None
+    raise UsageError(f"{name} is a pack of {pack.info.encoder} features; --encoder {encoder_name} cannot be used.")
 
 
 def place(name: str, note: Note) -> Place:

@@ -429,3 +429,25 @@ def test_json_output_is_json_alone(make_pack: MakePack, harness_command: Callabl
     assert all(record["status"] == "ok" for record in document["records"])
     assert "[1/3]" in err
     assert time.perf_counter() - started < 60
+
+
+def test_a_pack_may_stand_in_for_a_built_in_data_set(
+    home: Path, make_pack: MakePack, harness_command: Callable[..., tuple[int, str, str]]
+) -> None:
+    folder = make_pack("dtd", folder=home / "pack")
+    assert harness_command("features", "import", folder)[0] == 0
+    code, out, err = harness_command("run", "--datasets", "dtd", "--methods", "zero_shot", "--shots", 1, "--json")
+    assert code == 0, err
+    assert "using the imported pack of made-up features" in err
+    assert {record["dataset"] for record in json.loads(out)["records"]} == {"dtd"}
+    code, _, err = harness_command("run", "--datasets", "dtd", "--methods", "zero_shot", "--encoder", "demo")
+    assert (code, "harness data prepare dtd" in err) == (8, True)  # another encoder needs the images
+
+
+def test_the_reference_range_follows_the_origin_of_a_pack_and_not_its_name(make_pack: MakePack) -> None:
+    from harness.plan import make_source
+
+    folder = make_pack("eurosat")
+    folder.rename(folder.with_name("mine"))
+    source = make_source("mine", None, "single", "cpu", lambda _: None)
+    assert source.episode(1, 1, 0, False).dataset == "eurosat"
