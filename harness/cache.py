@@ -7,6 +7,7 @@ was computed here under `cache_root()/features/<slug>`, where a folder may hold 
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -80,14 +81,23 @@ def _read_manifest(folder: Path) -> PackInfo:
     except OSError as error:
         raise errors.Missing(f"{path}: cannot be read: {error.strerror or error}.") from error
     try:
-        told = msgspec.json.decode(data, type=dict[str, Any]).get("format")
-        if told != FORMAT:
-            raise _other_format(told)
-        info = msgspec.json.decode(data, type=PackInfo)
+        told = msgspec.json.decode(data, type=dict[str, Any])
+        if told.get("format") != FORMAT:
+            raise _other_format(told.get("format"))
+        info = msgspec.convert(_known_fields(told), PackInfo)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise errors.Corrupt(f"{MANIFEST}: {error}.") from error
     _check_manifest(info)
     return info
+
+
+def _known_fields(told: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what is somebody's own remark; a field that is nearly one of ours is a slip, not a remark."""
+    ours = [field.name for field in msgspec.structs.fields(PackInfo)]
+    for name in told.keys() - set(ours):
+        if near := difflib.get_close_matches(name.lower(), ours, n=1, cutoff=0.75):
+            raise errors.Corrupt(f"{MANIFEST}: unknown field {name!r}; did you mean {near[0]}?")
+    return {name: value for name, value in told.items() if name in ours}
 
 
 def _other_format(told: Any) -> errors.HarnessError:

@@ -499,3 +499,21 @@ def test_listing_shows_damaged_entries_and_hides_unfinished_ones(tmp_path, monke
     assert list(cache.imported_packs()) == ["bad", "good"]
     entry = write(cache.features_root() / "entry", {"val": parts["val"]})
     assert cache.cached_packs() == [entry.folder]
+
+
+def test_remarks_in_a_manifest_are_left_alone_and_slips_are_named(tmp_path):
+    folder = tmp_path / "pack"
+    cache.write_pack(
+        folder,
+        dataset="toy",
+        encoder="made-up",
+        classes=["a", "b"],
+        scale=100.0,
+        parts={"text": {"weight": torch.eye(2, 4)}},
+    )
+    manifest = json.loads((folder / "pack.json").read_text())
+    (folder / "pack.json").write_text(json.dumps({**manifest, "made_by": "somebody"}))
+    assert cache.open_pack(folder).info.dataset == "toy"
+    (folder / "pack.json").write_text(json.dumps({**manifest, "fewshots": {"shots": 1, "seed": 1}}))
+    with pytest.raises(errors.Corrupt, match="did you mean fewshot"):
+        cache.open_pack(folder)
