@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from harness import cache, encoder, files, lock, prompts, splits
 from harness.cache import Pack
-from harness.errors import UsageError
+from harness.errors import Missing, UsageError
 from harness.types import Dataset, Entry, Episode, Features, Split
 from harness.watch import Watch
 
@@ -73,6 +73,7 @@ class Source(Protocol):
     split_name: str
     digests: dict[str, str]  # weights, transform, split, prompts: known before any extraction
     columns: tuple[int, ...]  # a shifted set with fewer classes: their labels in the source
+    notes: tuple[str, ...]  # what every result on it must say
     fixed: tuple[int, int | None] | None  # the only shots, and perhaps the only seed, that it offers
 
     def check(self, shots: int, seed: int, selection: str) -> None:
@@ -90,6 +91,9 @@ class Source(Protocol):
     def held(self, shots: int, seed: int, raw: bool) -> Held:
         """What only the runner may see."""
 
+    def images_digests(self, shots: int, seed: int) -> dict[str, str]:
+        """Digests of the images behind the held-out parts and the shots, as far as they show from outside."""
+
     def features_digest(self, shots: int, seed: int) -> str:
         """Digest of the features that this episode reads."""
 
@@ -103,6 +107,7 @@ class PackSource:
     prompts = "pack"
     split_name = "pack"
     columns: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
     root: Path | None = None
 
     def __init__(self, name: str, pack: Pack, device: str) -> None:
@@ -150,6 +155,9 @@ class PackSource:
     def shots_digest(self, shots: int, seed: int) -> str:
         return files.digest_of(self._draw(shots, seed))
 
+    def images_digests(self, shots: int, seed: int) -> dict[str, str]:
+        return {}  # the digest of the split holds the files of the pack
+
     def prepare(self, wanted: Iterable[tuple[int, int]], views: int, watch: Watch) -> float:
         return 0.0
 
@@ -178,6 +186,7 @@ class Place:
     content: str
     split_name: str  # coop, own or built
     listed: tuple[list[int], list[int]] | None = None  # rows of train and val that a published list names
+    notes: tuple[str, ...] = ()  # what every result on it must say
 
     def with_list(self, path: Path) -> Place:
         """The same images with the shots of a published list in place of drawn ones."""
@@ -200,7 +209,7 @@ class ImageSource:
         self.name = self.origin = place.dataset.name
         self.encoder = card.name
         self.split_name, self.prompts = place.split_name, prompt_set
-        self.columns = place.dataset.columns
+        self.columns, self.notes = place.dataset.columns, place.notes
         self.fingerprint = card.fingerprint
         self.words = prompts.prompts_for(place.dataset, place.split.classes, prompt_set)
         self.digests = {**self.fingerprint, "split": place.content, "prompts": self.words.digest}
@@ -225,6 +234,28 @@ class ImageSource:
         train, val = self._draw(shots, seed)
         return files.digest_of([[self.split.train[i] for i in train], [self.split.val[i] for i in val]])
 
+    def images_digests(self, shots: int, seed: int) -> dict[str, str]:
+        held = [(path, size) for path, size, _ in self._held_stamps]
+        support = [
+            (path, size) for path, size, _ in self._stamps([self.split.train[i] for i in self._draw(shots, seed)[0]])
+        ]
+        return {"images": files.digest_of(held), "support": files.digest_of(support)}
+
+    @cached_property
+    def _held_stamps(self) -> list[tuple[str, int, int]]:
+        return self._stamps((*self.split.val, *self.split.test))
+
+    def _stamps(self, entries: Sequence[Entry]) -> list[tuple[str, int, int]]:
+        """Path, size and time of images: another picture under the same name must not pass for this one."""
+        stamps = []
+        for path, _ in entries:
+            try:
+                stat = (self._images / path).stat()
+            except OSError as error:
+                raise Missing(f"{self.name}: image {self._images / path}: {error.strerror}.") from error
+            stamps.append((path, stat.st_size, stat.st_mtime_ns))
+        return stamps
+
     # cache entries
 
     def _folder(self, kind: str, content: Any) -> Path:
@@ -232,13 +263,14 @@ class ImageSource:
         return files.cache_root() / "features" / files.slug(f"{self.name}-{self.encoder}-{kind}-{key}")
 
     def _held_folder(self) -> Path:
-        return self._folder("held", "")
+        return self._folder("held", self._held_stamps)
 
     def _text_folder(self) -> Path:
         return self._folder("text", self.digests["prompts"])
 
     def _shots_folder(self, shots: int, seed: int) -> Path:
-        return self._folder(f"shots{shots}-seed{seed}", self.shots_digest(shots, seed))
+        stamps = self._stamps([self.split.train[i] for i in self._draw(shots, seed)[0]])
+        return self._folder(f"shots{shots}-seed{seed}", [self.shots_digest(shots, seed), stamps])
 
     def prepare(self, wanted: Iterable[tuple[int, int]], views: int, watch: Watch) -> float:
         from filelock import FileLock

@@ -209,7 +209,17 @@ def place(name: str, note: Note) -> Place:
         split, root = _built(dataset, note)
         return Place(dataset, split, root, splits.split_digest(split), "built")
     split, root = prepare.load(dataset, note=note)
-    return Place(dataset, split, root, splits.split_digest(split), "coop")
+    found = (len(split.train), len(split.val), len(split.test))
+    notes = (
+        (f"{_slashed(found)} of {_slashed(dataset.counts)} train/val/test images",)
+        if dataset.counts not in (None, found)
+        else ()
+    )
+    return Place(dataset, split, root, splits.split_digest(split), "coop", notes=notes)
+
+
+def _slashed(counts: Sequence[int] | None) -> str:
+    return "/".join(map(str, counts or ()))
 
 
 def _built(dataset: Dataset, note: Note) -> tuple[Split, Path]:
@@ -304,10 +314,17 @@ def _cell(source: Source, shifted: Sequence[Source], method: MethodSpec, shots: 
             "prompts": source.digests["prompts"],
             "shots": shots_digest,
         }
+        digests |= scored.images_digests(shots, seed) if scored is source else _held_images(scored)
         if scored is not source:
             digests["source"] = source.digests["split"]
+            digests["support"] = source.images_digests(shots, seed).get("support", "")
         records.append(Record(scored, identity, digests, cell_key(identity, digests)))
     return Cell(source, method, shots, seed, selection, tuple(records))
+
+
+def _held_images(target: Source) -> dict[str, str]:
+    """A shifted set has no shots of its own."""
+    return {name: value for name, value in target.images_digests(0, 0).items() if name == "images"}
 
 
 def _done(cell: Cell, store: Store) -> bool:

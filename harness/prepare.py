@@ -552,6 +552,7 @@ def prepare(
         if given is None and record and _holds(dataset, record):
             return Prepared(Path(record.root), splits.load_split(_split_path(dataset)), record.notes)
         near = [given, *_below(given)] if given and given.is_dir() else _candidates(dataset)
+        near = [given.parent, *near] if given and given.is_file() else near
         fixed = _fixed_split(dataset, near, report)
         found = _found(dataset, given, fixed, report)
         look = found or _built(dataset, given, fixed, jobs, report)
@@ -690,6 +691,10 @@ def _built(dataset: Dataset, given: Path | None, fixed: Split | None, jobs: int,
         _sort_flat(look)
         top = _as_home(look.root, rest, scratch)
         _flush()
+        record = _record(dataset)
+        if home.exists() and not (record and Path(record.root).is_relative_to(home)):
+            aside = files.set_aside(home)
+            report.notes.append(f"{home} held what we know nothing of; it was moved to {aside.name} beside it.")
         with files.making_room(home):
             files.replace_folder(top, home)
     del look  # a large one takes as much memory as the next
@@ -744,9 +749,12 @@ def _fetch(remote: Remote, folder: Path, report: _Report) -> Path:
 
 def _tidy(home: Path) -> None:
     """Drop what a killed process was building, and bring back what it was about to replace."""
-    for left in home.parent.glob(f".{home.name}.*"):
+    ours = re.compile(rf"\.{re.escape(home.name)}\.[0-9a-f]{{12}}\.(tmp|old)")
+    for left in [path for path in home.parent.glob(f".{home.name}.*") if ours.fullmatch(path.name)]:
         if left.name.endswith(".old") and not home.exists():
             left.rename(home)
+        elif left.is_symlink():
+            left.unlink()
         else:
             shutil.rmtree(left, ignore_errors=True)
 

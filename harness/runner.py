@@ -143,8 +143,15 @@ def run_cell(cell: Cell, device: str, extract_s: float) -> list[Result]:
 def _result(cell: Cell, record: Record, test: Score, timing: Timing, common: dict[str, Any]) -> Result:
     """One record, checked before anything is done with it."""
     digests = {**record.digests, "features": cell.source.features_digest(cell.shots, cell.seed)}
+    notes = [*common["notes"], *record.source.notes]
     result = Result(
-        key=record.key, status="ok", identity=record.identity, digests=digests, test=test, timing=timing, **common
+        key=record.key,
+        status="ok",
+        identity=record.identity,
+        digests=digests,
+        test=test,
+        timing=timing,
+        **{**common, "notes": notes},
     )
     check_record(result)
     return result

@@ -18,6 +18,7 @@ FORMATS = ("term", "md", "csv", "json")
 UNRANKED = "oracle"  # chosen on test labels: shown, never ranked
 
 Pair = tuple[str, int]  # data set, seed
+DRAWN = ("shots", "support", "features")  # digests that differ from seed to seed
 Group = tuple[str, int, str, str]  # encoder, shots, selection, prompts: what is ranked together
 
 
@@ -116,9 +117,7 @@ def _data_set(result: Result) -> tuple[str, ...]:
 
 def _data_digests(result: Result) -> tuple[str, ...]:
     """Digests of all that a result is made from, but for the drawn shots and what follows from them."""
-    return tuple(
-        f"{name} {value}" for name, value in sorted(result.digests.items()) if name not in ("shots", "features")
-    )
+    return tuple(f"{name} {value}" for name, value in sorted(result.digests.items()) if name not in DRAWN)
 
 
 def _group_of(result: Result) -> Group:

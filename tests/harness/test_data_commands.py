@@ -198,3 +198,34 @@ def test_a_shifted_set_with_fewer_classes_is_scored_from_its_source(
     assert part["digests"]["source"] == whole["digests"]["split"]
     row = json.loads(harness_command("table", "--format", "json")[1])["rows"][0]
     assert (row["shift_mean"], row["drop"]) == (100.0, row["datasets"]["mini"]["mean"] - 100.0)
+
+
+def test_other_pictures_under_the_same_names_are_encoded_again(mini: Path, harness_command: Command) -> None:
+    """Features are kept by the images they came from, not by their paths."""
+    harness_command("data", "prepare", "mini", "--from", mini)
+    words = ("run", "--datasets", "mini", "--methods", "ncm", "--seeds", 1, "--json")
+    assert json.loads(harness_command(*words)[1])["records"][0]["accuracy"] == 100.0
+    root = prepare.locate(MINI)
+    assert root is not None
+    for i in (6, 7, 8):  # test images of red now show blue, and the reverse
+        red, blue = root / "red" / f"{i}.png", root / "blue" / f"{i}.png"
+        one, other = red.read_bytes(), blue.read_bytes()
+        red.write_bytes(other + b" ")
+        blue.write_bytes(one + b" ")
+    record = json.loads(harness_command(*words)[1])["records"][0]
+    assert record["computed"]
+    assert record["accuracy"] == pytest.approx(100 / 3)
+
+
+def test_a_result_on_an_incomplete_data_set_says_so_in_the_table(
+    mini: Path, harness_command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness_command("data", "prepare", "mini", "--from", mini)
+    root = prepare.locate(MINI)
+    assert root is not None
+    for i in (7, 8):
+        (root / "red" / f"{i}.png").unlink()
+    monkeypatch.setenv("HARNESS_ALLOW_INCOMPLETE", "1")
+    code, out, err = harness_command("run", "--datasets", "mini", "--methods", "ncm", "--seeds", 1)
+    assert code == 0, err
+    assert "12/6/7 of 12/6/9 train/val/test images" in out

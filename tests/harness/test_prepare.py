@@ -725,8 +725,12 @@ def test_a_process_stopped_while_it_unpacks_does_no_harm(toy: Toy, host: Host, b
         assert child.wait(20) == (130 if blow == signal.SIGINT else -signal.SIGKILL)
     assert tree(root) == before
     assert bool(list(prepare.images_root().glob(".*"))) == (blow == signal.SIGKILL)
-    assert prepare.prepare(dataset).split == SPLIT
-    assert list(prepare.images_root().iterdir()) == [prepare.images_root() / "toy"]
+    made = prepare.prepare(dataset)
+    assert made.split == SPLIT
+    # what lay there was not known to be ours: it is kept, and that is told
+    assert tree(prepare.images_root() / "toy.damaged-1" / "images") == before
+    assert any("toy.damaged-1" in note for note in made.notes)
+    assert {path.name for path in prepare.images_root().iterdir()} == {"toy", "toy.damaged-1"}
 
 
 def test_a_folder_that_a_killed_process_was_replacing_comes_back(toy: Toy, host: Host) -> None:
