@@ -46,6 +46,12 @@ def _numbers(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers such as 1,2,4") from None
 
 
+def _path(text: str) -> Path:
+    if not text:  # an unset variable of a shell, which would mean this folder
+        raise argparse.ArgumentTypeError("is empty")
+    return Path(text)
+
+
 # -- the commands and their flags --------------------------------------------------------------------
 
 
@@ -140,7 +146,7 @@ def _add_data(commands: Any) -> None:
     _command(group, "list", "data_commands:list_sets", "list every data set and what it lacks")
     get = _command(group, "prepare", "data_commands:get", "find, download, verify and unpack data sets")
     get.add_argument("names", nargs="+", metavar="NAME", help="names or suites such as core11 and ood4")
-    get.add_argument("--from", dest="from_path", type=Path, metavar="PATH", help="a folder or archive that you have")
+    get.add_argument("--from", dest="from_path", type=_path, metavar="PATH", help="a folder or archive that you have")
     get.add_argument("--jobs", type=int, default=4, help="downloads at a time (default: %(default)s)")
     verify = _command(group, "verify", "data_commands:verify", "count the images of data sets again")
     verify.add_argument("names", nargs="*", metavar="NAME", help="names or suites (default: all that are here)")

@@ -599,6 +599,7 @@ def _found(dataset: Dataset, given: Path | None, fixed: Split | None, report: _R
     elif given.is_dir():
         found = _roots_in(dataset, given, fixed)
         if not found and not _archives_in(given):
+            _tell_what_is_wrong(dataset, given)
             raise errors.Missing(_nothing_in(dataset, given, fixed))
     else:
         return None
@@ -614,6 +615,14 @@ def _found(dataset: Dataset, given: Path | None, fixed: Split | None, report: _R
         raise _refusal(look, "nothing was changed")
     report.notes += look.problems
     return None if look.problems else look
+
+
+def _tell_what_is_wrong(dataset: Dataset, given: Path) -> None:
+    """Raise what the reader says of a folder that has the place or the name of the images, if there is one."""
+    named = given.name in {Path(root).name for root in dataset.roots}
+    for place in [*(given / root for root in dataset.roots), *([given] if named else [])]:
+        if dataset.reader is not None and place.is_dir():
+            _read(dataset, place)
 
 
 def _nothing_in(dataset: Dataset, given: Path, fixed: Split | None) -> str:

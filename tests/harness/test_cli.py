@@ -104,6 +104,7 @@ def test_a_wrong_configuration_file_is_named(home: Path, harness_command: Comman
         (["features", "import", "absent", "--from", "tip-adapter"], 2, "--encoder"),
         (["features", "import", "absent", "--shots", "4"], 2, "--shots is for --from tip-adapter"),
         (["data", "shots", "toy"], 2, "toy is a pack of features"),
+        (["data", "prepare", "dtd", "--from", ""], 2, "is empty"),
         (["data", "prepare", "dtdd"], 2, "Did you mean dtd"),
         (["data", "prepare", "dtd", "eurosat", "--from", "x"], 2, "one data set at a time"),
         (["run", "--methods", "zero_shot", "--datasets", "dtd"], 8, "harness data prepare dtd"),

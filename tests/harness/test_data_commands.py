@@ -229,3 +229,16 @@ def test_a_result_on_an_incomplete_data_set_says_so_in_the_table(
     code, out, err = harness_command("run", "--datasets", "mini", "--methods", "ncm", "--seeds", 1)
     assert code == 0, err
     assert "12/6/7 of 12/6/9 train/val/test images" in out
+
+
+def test_a_folder_that_cannot_be_read_says_what_is_wrong_with_it(
+    mini: Path, home: Path, harness_command: Command
+) -> None:
+    import benchmarks.imagenet_a
+
+    (home / "own" / "imagenet-adversarial" / "imagenet-a" / "n01498041").mkdir(parents=True)
+    assert benchmarks.imagenet_a.dataset.roots[0] == "imagenet-adversarial/imagenet-a"
+    code, _, err = harness_command("data", "prepare", "imagenet_a", "--from", home / "own")
+    assert code in (6, 8)
+    assert "holds no images" not in err
+    assert "class folders" in err
