@@ -38,7 +38,7 @@ AHEAD = 1 << 20  # bytes that count as getting ahead
 WAITS = (1.0, 60.0)  # seconds before the second try, and the longest wait that anybody may ask for
 DRIVE = {"drive.google.com", "drive.usercontent.google.com"}  # answers with a form where files are large
 LONGEST_FORM = 1 << 20
-AGENT = "clip-adapter-harness (+https://pypi.org/project/clip-adapter-harness)"
+AGENT = "clip-adapter-harness"
 
 OnBytes = Callable[[int, int], None]  # bytes on disk, bytes in all or 0 where nobody knows
 T = TypeVar("T")
