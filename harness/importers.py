@@ -85,7 +85,7 @@ def import_tip_adapter(
     _several(names, Path(classes).name)
     parts = _parts(sources, names, Path(classes).name)
     info = cache.PackInfo(
-        dataset=name,
+        dataset=folder.resolve().name,  # as that family names it: methods look up its reference settings
         encoder=encoder,
         classes=names,
         dim=parts["train"]["image"].shape[1],

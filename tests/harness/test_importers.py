@@ -237,7 +237,11 @@ def test_a_tip_adapter_cache_becomes_a_pack(tip, text):
     assert snapshot(tip) == before
     assert pack.info.fewshot == cache.Fewshot(K, 1)
     assert pack.info.classes == ["äpfel", "b", "c", "d", "e"] and pack.info.dim == D
-    assert (pack.info.encoder, pack.info.scale, pack.info.dataset) == ("RN50", 100.0, "tipped")
+    assert (pack.info.encoder, pack.info.scale, pack.info.dataset) == (
+        "RN50",
+        100.0,
+        "flowers",
+    )  # of the folder, whatever it is imported as
     keys, label = rows(text, K, 1)
     assert torch.equal(pack.features("train").image, keys.half().float())
     assert torch.equal(pack.features("train").label, label)

@@ -451,3 +451,26 @@ def test_the_reference_range_follows_the_origin_of_a_pack_and_not_its_name(make_
     folder.rename(folder.with_name("mine"))
     source = make_source("mine", None, "single", "cpu", lambda _: None)
     assert source.episode(1, 1, 0, False).dataset == "eurosat"
+
+
+def test_a_renamed_tip_adapter_import_is_searched_as_its_data_set(home: Path) -> None:
+    """`caches/dtd` imported as `dtd_rn50` keeps DTD's range: beta to 13, alpha to 13."""
+    from harness import find, importers
+    from harness.plan import make_source
+
+    folder = home / "caches" / "dtd"
+    folder.mkdir(parents=True)
+    label = torch.arange(3).repeat_interleave(2)
+    image = torch.nn.functional.normalize(torch.eye(3, 8)[label] + 0.1, dim=-1)
+    torch.save(image.T.contiguous(), folder / "keys_2shots.pt")
+    torch.save(torch.eye(3)[label], folder / "values_2shots.pt")
+    torch.save(torch.eye(3, 8).T.contiguous(), folder / "text_weights.pt")
+    for part in ("val", "test"):
+        torch.save(image, folder / f"{part}_f.pt")
+        torch.save(label, folder / f"{part}_l.pt")
+    (home / "names.txt").write_text("a\nb\nc\n")
+    importers.import_tip_adapter(folder, "RN50", home / "names.txt", "dtd_rn50")
+    source = make_source("dtd_rn50", None, "single", "cpu", lambda _: None)
+    method = find.method("tip").cls().fit(source.episode(2, 1, 0, True))
+    assert method.logit_grid["beta"][-1] == pytest.approx(0.1 + 199 * 12.9 / 200)
+    assert method.logit_grid["alpha"][-1] == pytest.approx(0.1 + 19 * 12.9 / 20)
