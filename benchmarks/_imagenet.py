@@ -98,7 +98,7 @@ def _from_kaggle(path: Path, flat: Sequence[str]) -> list[int]:
 
 def _from_devkit(home: Path, flat: Sequence[str]) -> list[int]:
     """The devkit numbers classes by an order of its own, which `meta.mat` translates to wnids."""
-    from scipy.io import loadmat  # type: ignore[import-untyped]
+    from scipy.io import loadmat
 
     synsets = loadmat(home / "meta.mat", squeeze_me=True)["synsets"]
     wnid_of = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}

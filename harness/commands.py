@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import sys
 from argparse import Namespace
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import Corrupt, Exit, NothingSelected, UsageError, unknown
+from harness.errors import Exit, UsageError, unknown
+from harness.pick import load, picked
+from harness.printing import note, print_grid, print_json
 
 if TYPE_CHECKING:
     from harness.find import MethodSpec
@@ -21,20 +20,6 @@ if TYPE_CHECKING:
     from harness.runner import Report
     from harness.types import Result
     from harness.watch import Watch
-
-
-def print_json(value: Any) -> None:
-    print(json.dumps(value, indent=1, ensure_ascii=False))
-
-
-def note(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-def print_grid(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    from tabulate import tabulate
-
-    print(tabulate(list(rows), headers, tablefmt="simple", disable_numparse=True))
 
 
 # -- run ---------------------------------------------------------------------------------------------
@@ -148,53 +133,13 @@ def _cell_json(cell: Cell) -> dict[str, Any]:
 
 def table(options: Namespace) -> int:
     """Rank what a store holds."""
-    from harness.results import Loaded
     from harness.table import FORMATS
 
     if options.format not in FORMATS:
         raise UsageError(unknown("format", options.format, FORMATS))
-    loaded = _load(options.results)
-    names = ("methods", "datasets", "encoder", "selection", "shots", "seeds")
-    fields = ("method", "dataset", "encoder", "selection", "shots", "seed")
-    kept = loaded.results
-    for name, field in zip(names, fields, strict=True):
-        asked = getattr(options, name)
-        if asked is not None:
-            kept = _filtered(kept, field, asked)
-    _print_table(Loaded(kept, loaded.problems), options.format)
+    loaded = picked(options)
+    _print_table(loaded, options.format)
     return Exit.CORRUPT if loaded.problems else Exit.OK
-
-
-def _load(folder: Path) -> Loaded:
-    """Read a store; say so if it is empty. Damaged records are told, and the rest is shown."""
-    from harness.results import Store
-
-    loaded = Store(folder).load()
-    for problem in loaded.problems:
-        note(f"harness: left out: {problem}")
-    if not loaded.results:
-        if loaded.problems:
-            raise Corrupt(f"No sound record in {folder}: {len(loaded.problems)} damaged ones.")
-        raise NothingSelected(f"No results in {folder} yet. Compute some: harness run --methods zero_shot,tip")
-    return loaded
-
-
-def _filtered(results: list[Result], field: str, asked: Sequence[Any]) -> list[Result]:
-    known = {getattr(result.identity, field) for result in results}
-    wanted = set()
-    for item in asked:
-        value = item if item in known or not isinstance(item, str) else item.lower().replace("-", "_")
-        inside = set(_suites().get(str(item), ())) & known
-        if value not in known and not inside:
-            raise NothingSelected(unknown(f"{field} with results", str(item), map(str, known)))
-        wanted |= inside or {value}
-    return [result for result in results if getattr(result.identity, field) in wanted]
-
-
-def _suites() -> dict[str, tuple[str, ...]]:
-    from harness import find
-
-    return find.suites()
 
 
 def _print_table(loaded: Loaded, form: str) -> None:
@@ -209,7 +154,7 @@ def _print_table(loaded: Loaded, form: str) -> None:
 
 def results_list(options: Namespace) -> int:
     """One line per record."""
-    loaded = _load(options.results)
+    loaded = load(options.results)
     rows = [_short(result) for result in loaded.results]
     if options.json:
         print_json(rows)
@@ -226,7 +171,7 @@ def results_show(options: Namespace) -> int:
     """One record, whole."""
     import msgspec
 
-    results = _load(options.results).results
+    results = load(options.results).results
     found = [result for result in results if result.key.startswith(options.key)]
     if len(found) != 1:
         keys = ", ".join(result.key[:12] for result in (found or results)[:8])

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from harness.commands import note, print_grid, print_json
 from harness.errors import Exit, HarnessError, UsageError, unknown
+from harness.printing import note, print_grid, print_json
 
 if TYPE_CHECKING:
     from harness.types import Dataset

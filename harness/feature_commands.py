@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness.commands import note, print_grid, print_json, watch
+from harness.commands import watch
 from harness.errors import Exit, UsageError, unknown
+from harness.printing import note, print_grid, print_json
 
 VIEWS = 10  # augmented views in an exported pack: what Tip-Adapter's family asks for
 
