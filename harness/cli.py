@@ -118,7 +118,7 @@ def _add_run(commands: Any) -> None:
 
 
 def _add_table(commands: Any) -> None:
-    table = _command(commands, "table", "commands:table", "rank the methods in a store", json=False)
+    table = _command(commands, "table", "table_commands:table", "rank the methods in a store", json=False)
     table.add_argument(
         "--results", type=Path, default=Path("results"), metavar="DIR", help="the store (default: results)"
     )
@@ -132,12 +132,14 @@ def _add_table(commands: Any) -> None:
 
 def _add_methods(commands: Any) -> None:
     group = _group(commands, "methods", "list the methods, explain one, or test your own")
-    _command(group, "list", "commands:methods_list", "list every method")
+    _command(group, "list", "method_commands:methods_list", "list every method")
     info = _command(
-        group, "info", "commands:methods_info", "explain a method: its source, its fields, its search space"
+        group, "info", "method_commands:methods_info", "explain a method: its source, its fields, its search space"
     )
     info.add_argument("name")
-    test = _command(group, "test", "commands:methods_test", "check a method, by name or file, against the contract")
+    test = _command(
+        group, "test", "method_commands:methods_test", "check a method, by name or file, against the contract"
+    )
     test.add_argument("name", metavar="NAME|FILE.py")
 
 
@@ -198,7 +200,7 @@ def _add_results(commands: Any) -> None:
         ("show", "print one record"),
         ("schema", "print the schema"),
     ):
-        parser = _command(group, name, f"commands:results_{name}", text)
+        parser = _command(group, name, f"result_commands:results_{name}", text)
         parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR")
         if name == "show":
             parser.add_argument("key", help="a key, or its first characters")

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.render import render
 from harness.results import Loaded, cell_key, score
 from harness.stats import t95
-from harness.table import make_table, render
+from harness.table import make_table
 from harness.types import Identity, Result
 
 
