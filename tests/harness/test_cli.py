@@ -126,12 +126,12 @@ def test_a_mistake_is_one_line_and_its_own_exit_code(
 def test_an_internal_error_is_one_line_and_a_traceback_only_on_request(
     harness_command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from harness import commands
+    from harness import method_commands
 
     def broken(options: Any) -> int:
         raise ZeroDivisionError("our fault")
 
-    monkeypatch.setattr(commands, "methods_list", broken)
+    monkeypatch.setattr(method_commands, "methods_list", broken)
     code, _, err = harness_command("methods", "list")
     assert (code, "Traceback" in err, "our fault" in err) == (3, False, True)
     code, _, err = harness_command("methods", "list", "--debug")
@@ -139,12 +139,12 @@ def test_an_internal_error_is_one_line_and_a_traceback_only_on_request(
 
 
 def test_an_interrupt_ends_with_130(harness_command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    from harness import commands
+    from harness import method_commands
 
     def interrupted(options: Any) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands, "methods_list", interrupted)
+    monkeypatch.setattr(method_commands, "methods_list", interrupted)
     assert harness_command("methods", "list")[0] == 130
 
 
