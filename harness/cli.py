@@ -124,10 +124,24 @@ def _add_table(commands: Any) -> None:
     )
     table.add_argument("--format", default="term", metavar="FORMAT", help="term (default), md, csv or json")
     table.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
-    for name in ("--methods", "--datasets", "--encoder", "--selection"):
-        _list_flag(table, name, _words, "show these only", None)
+    _add_filters(table)
+    table.add_argument("--allow-mixed", action="store_true", help="show what cannot be ranked together, ranked apart")
+    table.add_argument("--published", action="store_true", help="set published figures beside ours, with a verdict")
+    table.add_argument("--by", metavar="AXIS", help="columns by dataset (default), shots or encoder")
+    table.add_argument("--baseline", metavar="METHOD", help="show differences from this method")
+    table.add_argument(
+        "--rows", type=int, metavar="N", help="show the first N rows of each ranking, and say what is not shown"
+    )
+    _list_flag(table, "--columns", _words, "show these columns only", None)
+
+
+def _add_filters(parser: argparse.ArgumentParser) -> None:
+    """Flags that pick records."""
+    for name in ("--methods", "--datasets", "--encoder", "--prompts"):
+        _list_flag(parser, name, _words, "these only", None)
+    _list_flag(parser, "--selection", _words, "these policies only; all sets them side by side", None)
     for name in ("--shots", "--seeds"):
-        _list_flag(table, name, _numbers, "show these only", None)
+        _list_flag(parser, name, _numbers, "these only", None)
 
 
 def _add_methods(commands: Any) -> None:

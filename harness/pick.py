@@ -19,9 +19,11 @@ FILTERS = {
     "datasets": "dataset",
     "encoder": "encoder",
     "selection": "selection",
+    "prompts": "prompts",
     "shots": "shots",
     "seeds": "seed",
 }  # flag -> field of a record's identity
+ALL = "all"  # --selection all: every policy
 
 
 def picked(options: Namespace) -> Loaded:
@@ -32,7 +34,7 @@ def picked(options: Namespace) -> Loaded:
     kept = loaded.results
     for flag, field in FILTERS.items():
         asked = getattr(options, flag, None)
-        if asked is not None:
+        if asked is not None and not (flag == "selection" and ALL in asked):
             kept = filtered(kept, field, asked)
     return Loaded(kept, loaded.problems)
 

@@ -34,6 +34,11 @@ class Row:
     rank: int | None = None
     tied_with_best: bool = False
     marks: tuple[str, ...] = ()  # transductive, oracle, incomplete
+    rank_interval: tuple[int, int] | None = None  # best and worst place that the verdicts leave open
+    p_adjusted: float | None = None  # against the first of its group, corrected for all comparisons of the group
+    inflation: Mean | None = None  # points above the same method under the reference policy
+    labels: tuple[int, int] | None = None  # labels used for selection: fewest and most of its cells
+    tried: tuple[int, int] | None = None  # configurations tried: fewest and most of its cells
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,8 @@ class Table:
     shifted: list[str]  # shown beside, never averaged with the others
     caption: str
     notes: list[str] = field(default_factory=list)
+    ties: str = ""  # what "not separable from the best" means here: by which test, over what, how corrected
+    policies: bool = False  # each method's selection policies stand side by side
 
 
 @dataclass
@@ -56,7 +63,7 @@ class _Line:
     marks: set[str] = field(default_factory=set)
 
 
-def make_table(loaded: Loaded) -> Table:
+def make_table(loaded: Loaded, *, policies: bool = False) -> Table:
     """Rank methods within each (encoder, shots, selection, prompts). Cost grows with the number of records."""
     results, notes = _comparable(loaded.results)
     source_of = _sources(results)
@@ -80,7 +87,7 @@ def make_table(loaded: Loaded) -> Table:
         found, missing = _ranked(group, groups[group], plain)
         rows += [_with_shift(row, groups[group][row.method].accuracy, source_of) for row in found]
         notes += missing
-    return Table(rows, plain, shifted, _caption(results), notes + loaded.problems)
+    return Table(rows, plain, shifted, _caption(results), notes + loaded.problems, policies=policies)
 
 
 def _comparable(results: Iterable[Result]) -> tuple[list[Result], list[str]]:
