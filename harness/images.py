@@ -155,26 +155,28 @@ def without_warnings() -> Iterator[None]:
 # -- pictures to views -------------------------------------------------------------------------------
 
 
-def view_of(image: Image.Image, key: str, view: int, seed: int, size: int) -> Image.Image:
+def view_of(
+    image: Image.Image, key: str, view: int, seed: int, size: int, area: tuple[float, float] = AREA
+) -> Image.Image:
     """Cut an augmented view of `size` x `size` pixels: a function of pixels, `key`, `view` and `seed` alone.
 
-    Random resized crop (half to all of the area, 3:4 to 4:3), bicubic, mirrored with probability 1/2: the
-    transform of Tip-Adapter (gaopengcuhk/Tip-Adapter, main.py). `key` names the image, for example by its
+    Random resized crop (`area`: half to all of the image; 3:4 to 4:3), bicubic, mirrored with probability 1/2:
+    the transform of Tip-Adapter (gaopengcuhk/Tip-Adapter, main.py). `key` names the image, for example by its
     path inside the data set.
     """
     digest = hashlib.sha256(f"{key}\0{view}\0{seed}".encode()).digest()
     draw = random.Random(digest).random  # the one method whose sequence Python promises to keep
-    crop = image.crop(_box(image.width, image.height, draw))  # first, so that no pixel outside is read
+    crop = image.crop(_box(image.width, image.height, draw, area))  # first, so that no pixel outside is read
     crop = crop.resize((size, size), Image.Resampling.BICUBIC)
     return crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if draw() < 0.5 else crop
 
 
-def _box(width: int, height: int, draw: Callable[[], float]) -> tuple[int, int, int, int]:
+def _box(width: int, height: int, draw: Callable[[], float], area: tuple[float, float]) -> tuple[int, int, int, int]:
     """Draw the part to show by the rule of torchvision's RandomResizedCrop: left, top, right, bottom."""
     for _ in range(10):
-        area = width * height * (AREA[0] + (AREA[1] - AREA[0]) * draw())
+        shown = width * height * (area[0] + (area[1] - area[0]) * draw())
         ratio = math.exp(math.log(RATIO[0]) + (math.log(RATIO[1]) - math.log(RATIO[0])) * draw())
-        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        w, h = round(math.sqrt(shown * ratio)), round(math.sqrt(shown / ratio))
         if 0 < w <= width and 0 < h <= height:
             left, top = int(draw() * (width - w + 1)), int(draw() * (height - h + 1))
             return left, top, left + w, top + h

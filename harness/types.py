@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import msgspec
 
@@ -54,6 +54,37 @@ class Text:
         return cls(tuple(classes), unit, weight, float(scale), prompts.mean(dim=1))
 
 
+class Images(Protocol):
+    """Support images as pixels, for a method that trains through the encoder."""
+
+    def __len__(self) -> int: ...
+
+    def plain(self, rows: Sequence[int]) -> Tensor:
+        """Under the test transform: (B, 3, H, W) uint8."""
+
+    def augmented(self, rows: Sequence[int], draw: int, area: tuple[float, float] = (0.08, 1.0)) -> Tensor:
+        """Random resized crops, mirrored half the time: (B, 3, H, W) uint8.
+
+        A function of the image, `draw` and the episode's seed alone; `area` is the share of the image shown.
+        """
+
+
+class Clip(Protocol):
+    """The encoder, for a method that trains it: copies to change, and what belongs to them."""
+
+    scale: float
+    sentences: tuple[tuple[str, ...], ...]  # the prompts of each class
+
+    def copy(self) -> Any:
+        """A fresh open_clip model in float32 and eval mode, no gradients on; changing it changes nothing else."""
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """uint8 pixels (B, 3, H, W) -> what the model takes."""
+
+    def tokens(self, strings: Sequence[str]) -> Tensor:
+        """Token numbers for `encode_text`: (len, L)."""
+
+
 @dataclass(frozen=True)
 class Episode:
     """One few-shot problem, and all that a method may see of it: no validation and no test data."""
@@ -63,8 +94,8 @@ class Episode:
     shots: int
     seed: int
     dataset: str = ""  # its name, for methods whose reference settings differ by data set
-    images: Any = None  # only with `trains_encoder`: the support images
-    encoder: Any = None  # only with `trains_encoder`
+    images: Images | None = None  # only with `trains_encoder`: the support images, row i that of `support`
+    encoder: Clip | None = None  # only with `trains_encoder`
 
 
 # -- what a method does ------------------------------------------------------------------------------
@@ -88,7 +119,9 @@ class Method(ABC):
     logit_grid: Grid = {}  # values read by `logits` alone
     views: ClassVar[int] = 0  # augmented views of each support image that `fit` would like
     raw: ClassVar[bool] = False  # True: image features come as the encoder gave them, not unit norm
-    trains_encoder: ClassVar[bool] = False
+    trains_encoder: ClassVar[bool] = False  # True: `episode.images` and `episode.encoder` are filled
+    pixels: ClassVar[bool] = False  # True, with `trains_encoder`: queries are pixels (B, 3, H, W) uint8
+    quick: ClassVar[Mapping[str, Any]] = {}  # field values that make a fit short, for the contract's many fits
     transductive: ClassVar[bool] = False  # True: `logits` of a row may depend on the other rows
     deterministic: ClassVar[bool] = True  # False: `fit` draws random numbers, from the episode's seed
 

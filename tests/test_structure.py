@@ -50,6 +50,7 @@ ORDER = (
     "extract",
     "overlap",
     "imo",
+    "pixels",
     "encoder",
     "find",
     "cache",
