@@ -77,10 +77,12 @@ def example_episode(
     raw: bool = False,
     seed: int = 1,
     scale: float = 30.0,
+    second_space: bool = False,
 ) -> Episode:
     """A small few-shot problem with `counts[c]` images of class c, where CLIP is right more often than not.
 
-    Features lie on a cone, as CLIP's do; `raw` gives them lengths around 10. Images (N, D), views (V, N, D).
+    Features lie on a cone, as CLIP's do; `raw` gives them lengths around 10. Images (N, D), views (V, N, D); with
+    `second_space` twice as wide, the second half from an encoder that sees the same classes more clearly.
     """
     generator = torch.Generator().manual_seed(seed)
     centre = _centres(len(counts), dim)  # (C, D)
@@ -88,19 +90,25 @@ def example_episode(
     image = centre[label] + 0.6 * torch.randn(len(label), dim, generator=generator)  # (N, D)
     noise = torch.randn(views, len(label), dim, generator=generator)
     seen = image + 0.3 * noise if views else None  # (V, N, D)
-    support = Features(_lengths(image, raw), label, None if seen is None else _lengths(seen, raw))
+    if second_space:
+        image, seen = _doubled(image, centre[label]), None if seen is None else _doubled(seen, centre[label])
+    halves = 2 if second_space else 1
+    support = Features(_lengths(image, raw, halves), label, None if seen is None else _lengths(seen, raw, halves))
     prompts = centre[:, None] + 1.5 * torch.randn(len(counts), 2, dim, generator=generator)  # (C, P, D)
     classes = [f"class {c}" for c in range(len(counts))]
     return Episode(support, Text.from_prompts(classes, prompts, scale), max(counts), seed, "example")
 
 
-def example_queries(episode: Episode, each: int = 6, *, raw: bool = False) -> tuple[Tensor, Tensor]:
-    """New images of an example episode's classes: (B, D) and their labels (B,), `each` of every class."""
+def example_queries(
+    episode: Episode, each: int = 6, *, raw: bool = False, second_space: bool = False
+) -> tuple[Tensor, Tensor]:
+    """New images of an example episode's classes: (B, D) or (B, 2D), and labels (B,), `each` of every class."""
     generator = torch.Generator().manual_seed(1000 + episode.seed)
     classes, dim = episode.text.weight.shape
     label = torch.arange(classes).repeat(each)  # (B,)
-    image = _centres(classes, dim)[label] + 0.6 * torch.randn(len(label), dim, generator=generator)  # (B, D)
-    return _lengths(image, raw), label
+    centre = _centres(classes, dim)[label]  # (B, D)
+    image = centre + 0.6 * torch.randn(len(label), dim, generator=generator)  # (B, D)
+    return (_lengths(_doubled(image, centre), raw, 2) if second_space else _lengths(image, raw)), label
 
 
 def _centres(classes: int, dim: int) -> Tensor:
@@ -109,18 +117,31 @@ def _centres(classes: int, dim: int) -> Tensor:
     return cone + 0.5 * spread  # (C, D)
 
 
-def _lengths(image: Tensor, raw: bool) -> Tensor:
-    """Unit norm, or the uneven lengths of an encoder's output."""
-    size: Tensor = torch.linalg.vector_norm(image, dim=-1, keepdim=True)
-    return image * (10 / size.mean()) if raw else image / size
+def _doubled(image: Tensor, centre: Tensor) -> Tensor:
+    """Put a second space behind the first, a little nearer to the class centres: (..., D) -> (..., 2D)."""
+    return torch.cat([image, 0.7 * image + 0.3 * centre], -1)
+
+
+def _lengths(image: Tensor, raw: bool, halves: int = 1) -> Tensor:
+    """Unit norm, or the uneven lengths of an encoder's output, in every half of the row by itself."""
+    parts = image.chunk(halves, -1)
+    sizes: list[Tensor] = [torch.linalg.vector_norm(part, dim=-1, keepdim=True) for part in parts]
+    return torch.cat(
+        [part * (10 / size.mean() if raw else 1 / size) for part, size in zip(parts, sizes, strict=True)], -1
+    )
 
 
 def _problem(method: type[Method], counts: Sequence[int] = (4, 4, 4, 4, 4), **wanted: Any) -> Episode:
-    return example_episode(counts, **{"views": min(method.views, 3), "raw": method.raw, **wanted})
+    declared = {"views": min(method.views, 3), "raw": method.raw, "second_space": bool(method.second_space)}
+    return example_episode(counts, **{**declared, **wanted})
 
 
 def _queries(method: type[Method], episode: Episode) -> Tensor:
-    return example_queries(episode, raw=method.raw)[0]
+    return _labelled_queries(method, episode)[0]
+
+
+def _labelled_queries(method: type[Method], episode: Episode) -> tuple[Tensor, Tensor]:
+    return example_queries(episode, raw=method.raw, second_space=bool(method.second_space))
 
 
 def _score(method: type[Method], episode: Episode) -> Tensor:
@@ -176,7 +197,7 @@ def _global_state_is_left_alone(method: type[Method]) -> str:
     before = _global_state()
     with contextlib.suppress(Exception):  # whatever else is wrong is told by the other rules
         episode = _problem(method)
-        instance, (image, label) = _thinned(method().fit(episode)), example_queries(episode, raw=method.raw)
+        instance, (image, label) = _thinned(method().fit(episode)), _labelled_queries(method, episode)
         instance.logits(image)
         instance.sweep(image, label)
     for name, value in _global_state().items():
@@ -249,7 +270,7 @@ def _rows_do_not_depend_on_their_batch(method: type[Method]) -> str:
 
 def _logits_and_sweep_are_pure(method: type[Method]) -> str:
     episode = _problem(method)
-    instance, (image, label) = _thinned(method().fit(episode)), example_queries(episode, raw=method.raw)
+    instance, (image, label) = _thinned(method().fit(episode)), _labelled_queries(method, episode)
     before = copy.deepcopy(vars(instance))
     first = instance.logits(image)
     instance.sweep(image, label)
@@ -273,7 +294,7 @@ def _at_leaves_the_fitted_method_alone(method: type[Method]) -> str:
 
 def _sweep_counts_what_logits_say(method: type[Method]) -> str:
     episode = _problem(method)
-    instance, (image, label) = _thinned(method().fit(episode)), example_queries(episode, raw=method.raw)
+    instance, (image, label) = _thinned(method().fit(episode)), _labelled_queries(method, episode)
     counts, truth = instance.sweep(image, label), Method.sweep(instance, image, label)
     if not isinstance(counts, Tensor):
         return f"sweep returned {type(counts).__name__}; wanted integers {tuple(truth.shape)}, the shape of logit_grid."

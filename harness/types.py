@@ -119,6 +119,10 @@ class Method(ABC):
     logit_grid: Grid = {}  # values read by `logits` alone
     views: ClassVar[int] = 0  # augmented views of each support image that `fit` would like
     raw: ClassVar[bool] = False  # True: image features come as the encoder gave them, not unit norm
+    # "imo": image rows are twice as wide, (…, 2D): the original features, then those of the encoder with its image
+    # adapters, each half of unit norm (or raw, as `raw` says), in the support set, its views and the queries alike.
+    # `methods._maths.halves` parts them; text stays D wide and belongs to the original half
+    second_space: ClassVar[str] = ""
     trains_encoder: ClassVar[bool] = False  # True: `episode.images` and `episode.encoder` are filled
     pixels: ClassVar[bool] = False  # True, with `trains_encoder`: queries are pixels (B, 3, H, W) uint8
     quick: ClassVar[Mapping[str, Any]] = {}  # field values that make a fit short, for the contract's many fits

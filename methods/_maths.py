@@ -19,6 +19,13 @@ def unit(x: Tensor) -> Tensor:
     return functional.normalize(x, dim=-1)
 
 
+def halves(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Part the rows of a method with a `second_space`: (..., 2D) -> original (..., D), adapted (..., D)."""
+    original, adapted = image.chunk(2, dim=-1)
+    assert original.shape == adapted.shape, "the rows of a method with a second space have an even width"
+    return original, adapted
+
+
 def zero_shot(image: Tensor, text: Text) -> Tensor:
     """CLIP's own scores: the scaled cosine of image and class text, (B, D) -> (B, C)."""
     return text.scale * unit(image) @ text.weight.T  # (B, C)
