@@ -39,6 +39,8 @@ class Row:
     inflation: Mean | None = None  # points above the same method under the reference policy
     labels: tuple[int, int] | None = None  # labels used for selection: fewest and most of its cells
     tried: tuple[int, int] | None = None  # configurations tried: fewest and most of its cells
+    accuracy: dict[Pair, float] = field(default_factory=dict)  # of every cell, for paired differences
+    images: dict[Pair, int] = field(default_factory=dict)  # test images of every cell
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,12 @@ def _ranked(group: Group, lines: dict[str, _Line], plain: Sequence[str]) -> tupl
             notes.append(f"{method} ({shots} shots, {selection}) has no average and no rank: missing {where}.")
         mean = None if absent else _average(line.accuracy, wanted)
         means = _by_dataset(line.accuracy)
-        rows.append(Row(method, encoder, shots, selection, prompts, means, mean, marks=tuple(sorted(marks))))
+        rows.append(
+            Row(
+                method, encoder, shots, selection, prompts, means, mean,
+                marks=tuple(sorted(marks)), accuracy=line.accuracy, images=line.total,
+            )
+        )  # fmt: skip
     rows.sort(key=lambda row: (row.mean is None, -(row.mean.mean if row.mean else 0.0), row.method))
     ranked = [row for row in rows if row.mean is not None and not row.marks]
     for place, row in enumerate(ranked, start=1):
