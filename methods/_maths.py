@@ -1,16 +1,13 @@
-"""The mathematics that several methods share: normalisation, class sums, losses and the training loop."""
+"""The mathematics that several methods share: normalisation, class sums and losses."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from harness.errors import HarnessError
 from harness.types import Features, Text
 
 
@@ -92,46 +89,3 @@ class _Contrast(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *above: Tensor) -> tuple[Tensor, None, None]:
         return above[0] * ctx.slope, None, None
-
-
-def descend(
-    loss: Callable[[Tensor, int], Tensor],
-    start: Tensor,
-    *,
-    steps: int,
-    lr: float,
-    weight_decay: float = 0.0,
-    eps: float = 1e-8,
-) -> Tensor:
-    """Minimise `loss(parameter, step)` from `start` by AdamW, learning rate falling to 0 along a cosine.
-
-    Same update as `torch.optim.AdamW` with betas (0.9, 0.999), written out because the first optimiser of a
-    process imports torch's compiler, which costs seconds. A loss that is not finite raises HarnessError.
-    """
-    parameter = start.clone().requires_grad_(True)
-    mean, square = torch.zeros_like(start), torch.zeros_like(start)
-    losses = []
-    for step in range(steps):
-        with torch.enable_grad():
-            value = loss(parameter, step)
-        (slope,) = torch.autograd.grad(value, parameter)
-        rate = lr * (1 + math.cos(math.pi * step / steps)) / 2
-        mean.lerp_(slope, 0.1)
-        square.mul_(0.999).addcmul_(slope, slope, value=0.001)
-        with torch.no_grad():
-            scale = square.sqrt().div_(math.sqrt(1 - 0.999 ** (step + 1))).add_(eps)
-            parameter.mul_(1 - rate * weight_decay)
-            parameter.addcdiv_(mean, scale, value=-rate / (1 - 0.9 ** (step + 1)))
-        losses.append(value.detach())
-    _all_finite(losses)
-    return parameter.detach()
-
-
-def _all_finite(losses: list[Tensor]) -> None:
-    # Looked at once, after the last step: each look would make a GPU wait.
-    for step, value in enumerate(torch.stack(losses).tolist() if losses else []):
-        if not math.isfinite(value):
-            raise HarnessError(
-                f"Training broke down: the loss was {value} at step {step + 1} of {len(losses)}; "
-                "check the features for NaN and lower the learning rate."
-            )

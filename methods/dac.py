@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
 from harness.types import Episode
-from methods import _maths
-from methods.dac_v import DacV, _views
+from methods import _maths, _training
+from methods.dac_v import DacV
 
 
 @dataclass
@@ -46,29 +44,18 @@ class Dac(DacV):
         return self
 
     def _train_text(self, rate: float) -> Tensor:
-        images, label = _views(self.support), self.support.label  # (V, N, D), (N,)
+        images, label = _training.unit_views(self.support), self.support.label  # (V, N, D), (N,)
 
-        def loss(weight: Tensor, step: int) -> Tensor:
+        def loss(step: int, weight: Tensor) -> Tensor:
             image = images[step % len(images)]  # (N, D)
             return functional.cross_entropy(self.text.scale * image @ _maths.unit(weight).T, label)
 
-        weight = _maths.descend(loss, self.text.weight, steps=self.text_steps, lr=rate)
+        rates = _training.cosine(rate, self.text_steps)
+        (weight,) = _training.descend(loss, self.text.weight, rates=rates, optimiser=_training.Adam())
         return _maths.unit(weight)  # (C, D)
 
     def inter(self, image: Tensor) -> Tensor:
         return _maths.zero_shot(image, replace(self.text, weight=self.weights[self.text_lr]))  # (B, C)
-
-    def sweep(self, image: Tensor, label: Tensor) -> Tensor:
-        rates = self.logit_grid.get("text_lr")
-        if rates is None or next(iter(self.logit_grid)) != "text_lr":
-            return super().sweep(image, label)
-        rest = {name: values for name, values in self.logit_grid.items() if name != "text_lr"}
-        return torch.stack([self._with(rate, rest).sweep(image, label) for rate in rates])
-
-    def _with(self, rate: float, grid: dict[str, Sequence[float]]) -> Self:
-        other = self.at({"text_lr": rate})
-        other.logit_grid = grid
-        return other
 
     def trained_parameters(self) -> int:
         return super().trained_parameters() + self.text.weight.numel()

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from harness.errors import UsageError
-from harness.types import Episode, Features
-from methods import _maths
+from harness.types import Episode
+from methods import _maths, _training
 from methods.tip import Tip, search_grid
 
 
@@ -54,17 +54,18 @@ class DacV(Tip):
     def fit(self, episode: Episode) -> Self:
         super().fit(episode)
         generator = torch.Generator().manual_seed(episode.seed)
-        images = _views(self.support)  # (V, N, D)
+        images = _training.unit_views(self.support)  # (V, N, D)
         _need_positives(images, self.counts, episode.dataset)
 
-        def loss(adapter: Tensor, step: int) -> Tensor:
+        def loss(step: int, adapter: Tensor) -> Tensor:
             view, row = _draw(self.counts, len(images), self.batch, generator)
             view, row = view.to(images.device), row.to(images.device)
             z = _maths.unit(images[view, row] @ adapter.T)  # (M, D)
             return _maths.supervised_contrastive(z, self.support.label[row], self.tau)
 
         identity = torch.eye(images.shape[-1], dtype=images.dtype, device=images.device)
-        self.adapter = _maths.descend(loss, identity, steps=self.steps, lr=self.lr)  # (D, D)
+        rates = _training.cosine(self.lr, self.steps)
+        (self.adapter,) = _training.descend(loss, identity, rates=rates, optimiser=_training.Adam())  # (D, D)
         self.keys = self.adapt(self.keys)  # (N, D)
         return self
 
@@ -81,11 +82,6 @@ class DacV(Tip):
 
     def trained_parameters(self) -> int:
         return self.adapter.numel()
-
-
-def _views(support: Features) -> Tensor:
-    """All views with unit norm, or the images as the only view: (V, N, D)."""
-    return _maths.unit(support.image[None] if support.views is None else support.views)
 
 
 def _need_positives(images: Tensor, counts: tuple[int, ...], dataset: str) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
 from harness.types import Episode
-from methods import _maths
+from methods import _maths, _training
 from methods.tip import Tip, reference
 
 
@@ -42,12 +41,11 @@ class TipF(Tip):
         super().fit(episode)
         alpha = reference(episode.dataset)[2] if self.train_alpha is None else self.train_alpha
         epochs = self._epochs(episode.dataset)
-        rows = _shuffled(len(self.keys), epochs, self.batch, episode.seed)
-        images = self.support.image[None] if self.support.views is None else self.support.views
-        images = _maths.unit(images)  # (V, N, D)
+        rows = _training.shuffled(len(self.keys), epochs, self.batch, episode.seed)
+        images = _training.unit_views(self.support)  # (V, N, D)
         label = self.support.label
 
-        def loss(keys: Tensor, step: int) -> Tensor:
+        def loss(step: int, keys: Tensor) -> Tensor:
             epoch, batch = rows[step]
             batch = batch.to(label.device)
             image = images[epoch % len(images), batch]  # (B, D)
@@ -55,7 +53,8 @@ class TipF(Tip):
             score = self.inter(image) + alpha * _maths.class_sums(votes, self.counts)  # (B, C)
             return functional.cross_entropy(score, label[batch])
 
-        self.keys = _maths.descend(loss, self.keys, steps=len(rows), lr=self.lr, weight_decay=0.01, eps=1e-4)  # (N, D)
+        rates, adamw = _training.cosine(self.lr, len(rows)), _training.Adam(weight_decay=0.01, eps=1e-4)
+        (self.keys,) = _training.descend(loss, self.keys, rates=rates, optimiser=adamw)  # (N, D)
         return self
 
     def trained_parameters(self) -> int:
@@ -65,10 +64,3 @@ class TipF(Tip):
         if self.epochs is not None:
             return self.epochs
         return 100 if dataset == "eurosat" else 20
-
-
-def _shuffled(n: int, epochs: int, batch: int, seed: int) -> list[tuple[int, Tensor]]:
-    """Every step's epoch and rows: each epoch visits all rows once, in an order of its own."""
-    generator = torch.Generator().manual_seed(seed)
-    orders = [torch.randperm(n, generator=generator) for _ in range(epochs)]
-    return [(epoch, rows) for epoch, order in enumerate(orders) for rows in torch.split(order, batch)]

@@ -7,7 +7,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.errors import HarnessError
 from harness.types import Features
 from methods import _maths
 
@@ -94,38 +93,3 @@ def test_keys_average_raw_views_before_they_are_normalised():
 
 def test_a_zero_row_stays_zero():
     assert _maths.unit(torch.zeros(1, 3)).tolist() == [[0, 0, 0]]
-
-
-def test_descent_takes_the_steps_of_adamw_under_a_cosine():
-    start, target = rows(4, 3), rows(4, 3, seed=1)
-    parameter = start.clone().requires_grad_(True)
-    optimiser = torch.optim.AdamW([parameter], lr=0.05, eps=1e-4, weight_decay=0.1)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 15)
-    for step in range(15):
-        optimiser.zero_grad()
-        ((parameter - step * target) ** 4).sum().backward()
-        optimiser.step()
-        schedule.step()
-    ours = _maths.descend(
-        lambda x, step: ((x - step * target) ** 4).sum(), start, steps=15, lr=0.05, weight_decay=0.1, eps=1e-4
-    )
-    torch.testing.assert_close(ours, parameter.detach())
-
-
-def test_descent_without_steps_is_the_start():
-    start = rows(2)
-    assert torch.equal(_maths.descend(lambda x, _: x.sum(), start, steps=0, lr=1.0), start)
-
-
-def test_descent_leaves_the_start_alone_and_works_where_gradients_are_off():
-    start = rows(2)
-    before = start.clone()
-    with torch.no_grad():
-        end = _maths.descend(lambda x, _: (x**2).sum(), start, steps=3, lr=0.1)
-    assert torch.equal(start, before) and not torch.equal(start, end) and not end.requires_grad
-
-
-def test_a_training_that_breaks_down_tells_step_and_value():
-    with pytest.raises(HarnessError, match=r"loss was nan at step 3 of 5") as caught:
-        _maths.descend(lambda x, step: x.sum() * (math.nan if step == 2 else 1), rows(2), steps=5, lr=0.1)
-    assert "\n" not in str(caught.value)
