@@ -1,7 +1,8 @@
-"""The search for a cache's alpha and beta, exact and thousands of times cheaper than scoring every pair."""
+"""The search for a cache's alpha, beta and further weights, exact and thousands of times cheaper than a loop."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -14,7 +15,10 @@ from methods import _maths
 
 
 class Cache(Protocol):
-    """A score of the form  inter + alpha * exp(-beta * (1 - affinity)) L  over keys in class-major order."""
+    """A score  inter + alpha * exp(-beta * (1 - affinity)) diag(key_weight) L  over keys in class-major order.
+
+    Other fields may be searched as well, as long as `inter` or `key_weight` alone reads them.
+    """
 
     alpha: float
     beta: float
@@ -23,11 +27,16 @@ class Cache(Protocol):
     @property
     def logit_grid(self) -> Mapping[str, Sequence[Any]]: ...
 
+    def at(self, values: Mapping[str, Any]) -> Cache: ...
+
     def inter(self, image: Tensor) -> Tensor:
         """(B, D) -> (B, C)."""
 
     def affinity(self, image: Tensor) -> Tensor:
         """(B, D) -> (B, N)."""
+
+    def key_weight(self) -> Tensor | None:
+        """What a key's vote counts, (N,) >= 0; None where all count 1."""
 
 
 def blocks(rows: int, width: int, budget: int = 2**24) -> Iterator[slice]:
@@ -36,42 +45,69 @@ def blocks(rows: int, width: int, budget: int = 2**24) -> Iterator[slice]:
     return (slice(start, start + step) for start in range(0, rows, step))
 
 
-def sweep(cache: Cache, image: Tensor, label: Tensor) -> Tensor:
-    """Count right answers for every alpha and beta of the grid, as the brute-force loop would.
+def sweep(cache: Cache, image: Tensor, label: Tensor, *, whole: bool = False) -> Tensor:
+    """Count right answers for every point of the grid, as the brute-force loop would.
 
-    image (M, D), label (M,) -> int64 counts, axes as in `cache.logit_grid`, which holds alpha >= 0, beta or both.
-    Memory grows with a block of rows, not with M. Three ideas: every alpha from one pass (`_alpha_interval`),
-    200 betas from about 15 (`_interpolation`), and blocks that stay in the processor's cache.
+    image (M, D), label (M,) -> int64 counts, axes as in `cache.logit_grid`, which holds alpha >= 0, beta or both,
+    and any other field that `inter` or `key_weight` reads. Memory grows with a block of rows, not with M, unless
+    `whole` asks for one block, for scores that are not row by row. Three ideas: every alpha from one pass
+    (`_alpha_interval`), 200 betas from about 15 (`_interpolation`), and blocks that stay in the processor's cache.
+    Cost: one such pass for each point of the other fields; affinities are computed once for all of them.
     """
     grid = cache.logit_grid
     beta = tuple(float(value) for value in grid.get("beta", (cache.beta,)))
     alpha = torch.tensor([float(value) for value in grid.get("alpha", (cache.alpha,))]).to(image)
-    counts = torch.zeros(len(beta), len(alpha), dtype=torch.int64, device=image.device)
+    others = {name: values for name, values in grid.items() if name not in ("beta", "alpha")}
+    points = [cache.at(dict(zip(others, point, strict=True))) for point in itertools.product(*others.values())]
+    counts = torch.zeros(len(points), len(beta), len(alpha), dtype=torch.int64, device=image.device)
     many = 2**20 if image.device.type == "cpu" else 2**26
-    for rows in blocks(len(image), sum(cache.counts), many):
-        counts += _block(cache, image[rows], label[rows], beta, alpha)
-    axes = [("beta", "alpha").index(name) for name in grid]
-    counts = counts.permute(*axes, *(axis for axis in (0, 1) if axis not in axes))
+    for rows in [slice(None)] if whole else blocks(len(image), sum(cache.counts), many):
+        counts += _block(points, image[rows], label[rows], beta, alpha)
+    counts = counts.reshape(*(len(values) for values in others.values()), len(beta), len(alpha))
+    names = [*others, "beta", "alpha"]
+    axes = [names.index(name) for name in grid]
+    counts = counts.permute(*axes, *(axis for axis in range(len(names)) if axis not in axes))
     return counts.reshape([len(values) for values in grid.values()])
 
 
-def _block(cache: Cache, image: Tensor, label: Tensor, beta: tuple[float, ...], alpha: Tensor) -> Tensor:
-    """The counts of one block of rows: (betas, alphas)."""
-    inter, affinity = cache.inter(image), cache.affinity(image)  # (b, C), (b, N)
+def _block(points: Sequence[Cache], image: Tensor, label: Tensor, beta: tuple[float, ...], alpha: Tensor) -> Tensor:
+    """The counts of one block of rows: (points, betas, alphas)."""
+    affinity = points[0].affinity(image)  # (b, N)
     nearest = affinity.amax(1, keepdim=True)  # (b, 1)
     gap = nearest - affinity  # (b, N), >= 0
     # Measured from the row's nearest key, votes stay in (0, K] and keep their digits at any beta.
-    fade = torch.tensor(beta).to(image) * (nearest - 1)  # (b, betas)
+    fade = (torch.tensor(beta).to(image) * (nearest - 1)).exp()  # (b, betas)
     nodes, weights = _interpolation(beta, math.ceil(4 * float(gap.max())) / 4)
-    at_nodes = [_maths.class_sums((gap * -node).exp_(), cache.counts) for node in nodes]
+    gain, counts = None, []
+    for point in points:
+        key_weight = point.key_weight()
+        if gain is None or key_weight is not None:
+            gain = _gains(gap, nodes, point.counts, key_weight, label)  # (b, C, nodes)
+        lead = _leads(point.inter(image), label)  # (b, C)
+        counts.append(_count(lead, gain, weights.to(gain), fade, alpha))  # (betas, alphas)
+    return torch.stack(counts)
+
+
+def _gains(
+    gap: Tensor, nodes: tuple[float, ...], counts: tuple[int, ...], key_weight: Tensor | None, label: Tensor
+) -> Tensor:
+    """By how much the votes for the true class exceed those for each class, at every node: (b, C, nodes)."""
+    at_nodes = []
+    for node in nodes:
+        vote = (gap * -node).exp_()  # (b, N)
+        vote = vote if key_weight is None else vote.mul_(key_weight)
+        at_nodes.append(_maths.class_sums(vote, counts))  # (b, C)
     votes = torch.stack(at_nodes, -1)  # (b, C, nodes)
-    gain = votes.gather(1, label[:, None, None].expand(-1, 1, len(nodes))) - votes  # (b, C, nodes)
-    lead, weights = _leads(inter, label), weights.to(votes)  # (b, C), (nodes, betas)
-    counts = torch.zeros(len(beta), len(alpha), dtype=torch.int64, device=image.device)
-    few = 2**18 if image.device.type == "cpu" else 2**25  # a processor's second-level cache
-    for rows in blocks(len(image), inter.shape[1] * len(beta), few):
+    return votes.gather(1, label[:, None, None].expand(-1, 1, len(nodes))) - votes
+
+
+def _count(lead: Tensor, gain: Tensor, weights: Tensor, fade: Tensor, alpha: Tensor) -> Tensor:
+    """Right answers from lead (b, C), gain (b, C, nodes), weights (nodes, betas), fade (b, betas): (betas, alphas)."""
+    counts = torch.zeros(weights.shape[1], len(alpha), dtype=torch.int64, device=lead.device)
+    few = 2**18 if lead.device.type == "cpu" else 2**25  # a processor's second-level cache
+    for rows in blocks(len(lead), lead.shape[1] * weights.shape[1], few):
         low, high = _alpha_interval(lead[rows], gain[rows], weights)  # (b, betas)
-        counts += _right_answers(low, high, fade[rows].exp(), alpha)
+        counts += _right_answers(low, high, fade[rows], alpha)
     return counts
 
 

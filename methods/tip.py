@@ -92,14 +92,19 @@ class Tip(Method):
         """The image-image branch before the kernel, cosines with the keys: (B, D) -> (B, N)."""
         return _maths.unit(image) @ self.keys.T
 
+    def key_weight(self) -> Tensor | None:
+        """What a key's vote counts, (N,); None: all count 1, as here."""
+        return None
+
     def logits(self, image: Tensor) -> Tensor:
-        score = self.inter(image)  # (B, C)
+        score, weight = self.inter(image), self.key_weight()  # (B, C), (N,)
         for rows in _cache_search.blocks(len(image), len(self.keys)):  # (B, N) at once may not fit
             votes = (-self.beta * (1 - self.affinity(image[rows]))).exp()  # (b, N)
+            votes = votes if weight is None else votes * weight  # (b, N)
             score[rows] += self.alpha * _maths.class_sums(votes, self.counts)  # (b, C)
         return score
 
     def sweep(self, image: Tensor, label: Tensor) -> Tensor:
-        if not set(self.logit_grid) <= {"alpha", "beta"} or min(self.logit_grid.get("alpha", (0,))) < 0:
+        if min(self.logit_grid.get("alpha", (0,))) < 0:
             return super().sweep(image, label)
         return _cache_search.sweep(self, image, label)
