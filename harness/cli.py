@@ -64,9 +64,11 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
     _add_run(commands)
     _add_table(commands)
+    _add_plot(commands)
     _add_methods(commands)
     _add_data(commands)
     _add_features(commands)
+    _add_encoder(commands)
     _add_results(commands)
     doctor = _command(commands, "doctor", "commands:doctor", "look at versions, devices, folders, caches and the store")
     doctor.add_argument("--results", type=Path, default=Path("results"), metavar="DIR")
@@ -133,6 +135,18 @@ def _add_table(commands: Any) -> None:
         "--rows", type=int, metavar="N", help="show the first N rows of each ranking, and say what is not shown"
     )
     _list_flag(table, "--columns", _words, "show these columns only", None)
+
+
+def _add_plot(commands: Any) -> None:
+    plot = _command(commands, "plot", "plot_commands:plot", "draw a figure, with its numbers in a file beside it")
+    plot.add_argument("kind", metavar="KIND", help="accuracy, pareto or shift")
+    plot.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="the store")
+    plot.add_argument(
+        "--output", type=_path, action="append", metavar="FILE", help="a file to write: .png, .svg or .pdf"
+    )
+    _list_flag(plot, "--format", _words, "png, svg, pdf (default: all three, in DIR/plots)", None)
+    plot.add_argument("--x", default="fit", help="pareto: fit (seconds, default), select (seconds) or parameters")
+    _add_filters(plot)
 
 
 def _add_filters(parser: argparse.ArgumentParser) -> None:
@@ -205,6 +219,28 @@ def _add_features(commands: Any) -> None:
     export.add_argument("--device", default="auto")
     verify = _command(group, "verify", "feature_commands:verify", "check packs and cache entries to the last byte")
     verify.add_argument("name", nargs="?", help="a pack or a folder (default: all)")
+
+
+def _add_encoder(commands: Any) -> None:
+    group = _group(commands, "encoder", "train what goes into an encoder")
+    train = _command(
+        group, "train-imo", "encoder_commands:train_imo", "train image adapters once, on a generic labelled image set"
+    )
+    train.add_argument("--data", required=True, metavar="NAME|FOLDER", help="a data set, or a folder of class folders")
+    train.add_argument("--encoder", required=True, metavar="NAME[:PRETRAINED]", help="a ViT of open_clip, or demo")
+    train.add_argument("--epochs", type=int, default=1, help="times that every image is seen (default: %(default)s)")
+    train.add_argument("--batch", type=int, default=128, help="images per step (default: %(default)s)")
+    train.add_argument("--lr", type=float, default=8e-3, help="learning rate of AdamW (default: %(default)s)")
+    train.add_argument("--weight-decay", type=float, default=0.01, help="of AdamW (default: %(default)s)")
+    train.add_argument("--seed", type=int, default=0, help="of order, start and dropout (default: %(default)s)")
+    train.add_argument(
+        "--input-normalisation",
+        default="none",
+        metavar="HOW",
+        help="none (default), as the released code trains, or clip, as the encoder is used afterwards",
+    )
+    train.add_argument("--output", type=Path, metavar="FILE", help="another place than the one where run looks")
+    train.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:0")
 
 
 def _add_results(commands: Any) -> None:

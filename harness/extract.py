@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from itertools import islice
@@ -52,8 +52,15 @@ def image_features(
     return image, view if views else None
 
 
+def pixels(encoder: Encoder, paths: Sequence[Path], batch: int) -> Iterator[Tensor]:
+    """Read image files ahead in threads and yield their pixels in order: (batch, 3, H, W) uint8, the last shorter."""
+    with closing(_batches(encoder, paths, [""] * len(paths), 0, 0, batch)) as batches:
+        for crops in batches:  # (B, 1, 3, H, W)
+            yield crops[:, 0]
+
+
 def _batches(
-    encoder: Encoder, paths: Sequence[Path], keys: Sequence[str], views: int, seed: int
+    encoder: Encoder, paths: Sequence[Path], keys: Sequence[str], views: int, seed: int, batch: int | None = None
 ) -> Generator[Tensor, None, None]:
     """Read ahead in threads and yield pixels in order: (B, 1 + V, 3, H, W) uint8."""
     import torch
@@ -70,7 +77,7 @@ def _batches(
     with without_warnings():
         try:
             while True:
-                size = max(1, encoder.batch // (1 + views))  # each time, as it shrinks when memory runs out
+                size = batch or max(1, encoder.batch // (1 + views))  # each time, as it shrinks when memory runs out
                 ahead = size + max(size, threads)
                 for path, key in islice(todo, max(0, ahead - len(waiting))):
                     waiting.append(readers.submit(crops, path, key))
