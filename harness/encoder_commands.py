@@ -6,7 +6,6 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.commands import watch
 from harness.errors import Exit, Missing, UsageError
 from harness.printing import note, print_json
 
@@ -24,14 +23,14 @@ def train_imo(options: Namespace) -> int:
     name, root, classes, entries = _training_images(options.data)
     model = encoder.load(options.encoder, options.device, "fp32")  # half precision has no room for small gradients
     path = options.output or imo.place(model.name)
-    follow, epochs = watch(options.json), list[dict[str, Any]]()
-    follow.note(f"{name}: {len(entries)} images of {len(classes)} classes; reading them for the fingerprint")
+    epochs: list[dict[str, Any]] = []
+    note(f"{name}: {len(entries)} images of {len(classes)} classes; reading them for the fingerprint")
     trained_on = imo.TrainingSet(name=name, digest=_digest(root, entries), images=len(entries), classes=list(classes))
     card = imo.card_of(model, settings, trained_on)
 
     def told(epoch: Epoch) -> None:
         epochs.append(vars(epoch))
-        follow.note(
+        note(
             f"[{epoch.number}/{settings.epochs}] loss {epoch.loss:.3f}, head {epoch.accuracy:.1f} % right, "
             f"{epoch.seconds:.0f} s"
         )
