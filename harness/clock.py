@@ -28,6 +28,23 @@ def _wait(device: str) -> None:
         torch.cuda.synchronize(device)
 
 
+def reference(device: str) -> float:
+    """Seconds that a fixed piece of work takes on this device right now: about 5 ms on one idle core.
+
+    Other programs slow it down as they slow down what is timed beside it, so a quotient of times stands still
+    where the times themselves do not.
+    """
+    import torch
+
+    square = torch.full((256, 256), 1 / 256, device=device)  # (256, 256), its own product
+    watch = Stopwatch(device)
+    with torch.inference_mode():
+        for _ in range(12):
+            square = torch.relu(square @ square)  # (256, 256)
+    sum(number * 0.5 for number in range(15_000))
+    return watch.seconds()
+
+
 def reset_peak_memory(device: str) -> None:
     """Start a new measurement of peak memory, where the system can do that."""
     if device.startswith("cuda"):

@@ -119,6 +119,7 @@ def run_cell(cell: Cell, device: str, extract_s: float) -> list[Result]:
     clock.reset_peak_memory(device)
     cls, source = cell.method.cls, cell.source
     try:
+        before = clock.reference(device)
         episode = source.episode(cell.shots, cell.seed, cls.views, cls.raw)
         held = source.held(cell.shots, cell.seed, cls.raw)
         choice = tune(cls, cell.method.overrides, episode, _labelled(held, cell.selection), device)
@@ -129,9 +130,10 @@ def run_cell(cell: Cell, device: str, extract_s: float) -> list[Result]:
             columns = record.source.columns
             scored.append(_score_test(choice.method, here, len(episode.text.classes), columns, device))
         common["peak_memory_bytes"] = clock.peak_memory_bytes(device)
+        pace = (before + clock.reference(device)) / 2
         common["provenance"] = _provenance(device, started, begun)
         return [
-            _result(cell, record, test, _timing(choice, test, predict_s, extract_s, device), common)
+            _result(cell, record, test, _timing(choice, test, predict_s, extract_s, device, pace), common)
             for record, (test, predict_s) in zip(cell.records, scored, strict=True)
         ]
     except HarnessError as error:
@@ -157,7 +159,7 @@ def _result(cell: Cell, record: Record, test: Score, timing: Timing, common: dic
     return result
 
 
-def _timing(choice: Choice, test: Score, predict_s: float, extract_s: float, device: str) -> Timing:
+def _timing(choice: Choice, test: Score, predict_s: float, extract_s: float, device: str, pace: float) -> Timing:
     return Timing(
         extract_s=extract_s,
         fit_s=choice.fit_s,
@@ -165,6 +167,7 @@ def _timing(choice: Choice, test: Score, predict_s: float, extract_s: float, dev
         predict_s=predict_s,
         images_per_s=test.total / predict_s if predict_s > 0 else None,
         device=device,
+        reference_s=pace,
     )
 
 
@@ -188,6 +191,7 @@ def _common(cell: Cell, choice: Choice, views: Tensor | None) -> dict[str, Any]:
         "configurations_tried": choice.tried,
         "val": choice.val if cell.selection != "oracle" else None,
         "trained_parameters": method.trained_parameters(),
+        "deterministic": cls.deterministic,
         "facts": method.facts(),
         "notes": notes,
     }

@@ -267,6 +267,7 @@ class Timing(_Record, frozen=True, kw_only=True):
     synchronised: bool = True
     warmup: int = 0
     repeats: int = 1
+    reference_s: float | None = None  # of a fixed piece of work before and after: the pace of the machine just then
 
 
 class Result(_Record, frozen=True, kw_only=True):
@@ -286,6 +287,7 @@ class Result(_Record, frozen=True, kw_only=True):
     timing: Timing = Timing()
     trained_parameters: int = 0
     peak_memory_bytes: int | None = None
+    deterministic: bool | None = None  # whether the method draws no random numbers; None in early records
     facts: dict[str, Any] = {}  # what the method reported of its fit
     notes: list[str] = []  # what a reader of the table must know
     provenance: dict[str, Any] = {}
