@@ -8,36 +8,49 @@ from typing import TYPE_CHECKING
 
 from harness.errors import Exit, UsageError, unknown
 from harness.pick import ALL, picked
+from harness.printing import note
 
 if TYPE_CHECKING:
     from harness.results import Loaded
-    from harness.table import Table
+    from harness.sheet import Sheet
 
 
 def table(options: Namespace) -> int:
     """Rank what a store holds."""
     from harness.render import FORMATS
+    from harness.sheet import AXES, sheet_of
     from harness.table import make_table
 
     if options.format not in FORMATS:
         raise UsageError(unknown("format", options.format, FORMATS))
     loaded = picked(options)
-    _print(make_table(loaded, policies=ALL in (options.selection or ())), options.format)
+    sheet = sheet_of(
+        make_table(loaded, policies=ALL in (options.selection or ())),
+        by=options.by or AXES[0],
+        baseline=options.baseline,
+        rows=options.rows,
+        columns=options.columns,
+    )
+    _print(sheet, options.format)
     return Exit.CORRUPT if loaded.problems else Exit.OK
 
 
 def print_table(loaded: Loaded, form: str) -> None:
     """The table of these records, whatever they are: a run shows what it was asked for."""
+    from harness.sheet import sheet_of
     from harness.table import make_table
 
-    _print(make_table(loaded), form)
+    _print(sheet_of(make_table(loaded)), form)
 
 
-def _print(table: Table, form: str) -> None:
+def _print(sheet: Sheet, form: str) -> None:
     import os
 
-    from harness.render import render
+    from harness.render import render_sheet
 
     color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     width = os.get_terminal_size().columns if sys.stdout.isatty() else None
-    print(render(table, form, width=width, color=color))
+    print(render_sheet(sheet, form, width=width, color=color))
+    if form == "csv":  # which has no room for what must be read with it
+        for line in (sheet.caption, *sheet.notes):
+            note(line)
