@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +27,11 @@ FORMAT = "harness-features/1"
 MANIFEST = "pack.json"
 TRUSTED = "trusted"  # a file beside the manifest of an import whose labels its owner vouches for
 PARTS = ("train", "val", "test", "text")
+SECOND = {"image": "imo", "views": "imo_views"}  # names of the same images' features in a second space
 _FIELDS: dict[str, tuple[str, ...]] = {  # what a file may hold
-    "train": ("image", "label", "views"),
-    "val": ("image", "label"),
-    "test": ("image", "label"),
+    "train": ("image", "label", "views", *SECOND.values()),
+    "val": ("image", "label", SECOND["image"]),
+    "test": ("image", "label", SECOND["image"]),
     "text": ("prompts", "weight"),
 }
 
@@ -152,13 +153,28 @@ class Pack:
 
     def features(self, part: str) -> Features:
         """Return train, val or test as stored, norms included, as float32."""
-        found = self.tensors(part)
-        views = found["views"].float() if "views" in found else None
-        return Features(found["image"].float(), found["label"], views)
+        return self._features(part, "image", "views")
+
+    def second(self, part: str) -> Features:
+        """Return the same images in the second space, in the form of `features`; Missing where there is none."""
+        if SECOND["image"] not in self.fields(part):
+            raise errors.Missing(f"{self.folder} has no second feature space ({SECOND['image']}) in {part}.")
+        return self._features(part, SECOND["image"], SECOND["views"])
+
+    def _features(self, part: str, image: str, views: str) -> Features:
+        found = self.tensors(part, (image, "label", views))
+        return Features(found[image].float(), found["label"], found[views].float() if views in found else None)
 
     def image(self, part: str) -> Tensor:
         """Return the images of a part alone, as stored: (N, D) float32."""
         return self._one(part, "image").float()
+
+    def fields(self, part: str) -> tuple[str, ...]:
+        """The names of the tensors in a part's file, read from its head alone."""
+        if part not in self.parts:
+            return ()
+        with _opened(self.folder / f"{part}.safetensors") as file:
+            return tuple(file.keys())
 
     def label(self, part: str) -> Tensor:
         """Return the labels of a part alone: (N,) int64."""
@@ -170,11 +186,11 @@ class Pack:
         prompts = found["prompts"] if "prompts" in found else found["weight"][:, None]  # (C, P, D)
         return Text.from_prompts(self.info.classes, prompts.float(), self.info.scale)
 
-    def tensors(self, part: str) -> dict[str, Tensor]:
-        """Return everything in a part's file, in the precision it is stored in."""
+    def tensors(self, part: str, only: Collection[str] = ()) -> dict[str, Tensor]:
+        """Return everything in a part's file, or only some of it, in the precision it is stored in."""
         self.check(part)
         with _opened(self.folder / f"{part}.safetensors") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            return {name: file.get_tensor(name) for name in file.keys() if not only or name in only}  # noqa: SIM118
 
     def _one(self, part: str, field: str) -> Tensor:
         self.check(part)
@@ -271,6 +287,23 @@ def check_part(where: str, part: str, tensors: Mapping[str, Tensor], info: PackI
         _check_vectors(where, "views", views, ("V", "N", "D"), info.dim)
         if views.shape[1] != rows:
             raise errors.Corrupt(f"{where}: views is {tuple(views.shape)} but label has {rows} rows.")
+    _check_second(where, tensors, info)
+
+
+def _check_second(where: str, tensors: Mapping[str, Tensor], info: PackInfo) -> None:
+    """Refuse a second space that does not hold just the rows of the first."""
+    if not any(field in tensors for field in SECOND.values()):
+        return
+    for field, second in SECOND.items():
+        first = tensors.get(field)
+        if (first is None) != (second not in tensors):
+            raise errors.Corrupt(f"{where}: of {field} and {second} it has one only.")
+        if first is not None:
+            axes = ("N", "D") if field == "image" else ("V", "N", "D")
+            _check_vectors(where, second, tensors[second], axes, info.dim)
+            if tensors[second].shape != first.shape:
+                shape = tuple(tensors[second].shape)
+                raise errors.Corrupt(f"{where}: {second} is {shape} but {field} is {tuple(first.shape)}.")
 
 
 def _check_text(where: str, tensors: Mapping[str, Tensor], info: PackInfo) -> None:
@@ -520,9 +553,10 @@ def _write(folder: Path, part: str, tensors: Mapping[str, Tensor], info: PackInf
     return FileInfo(hashlib.sha256(data).hexdigest(), len(data))
 
 
-def export_pack(packs: Pack | Sequence[Pack], folder: Path) -> Pack:
+def export_pack(packs: Pack | Sequence[Pack], folder: Path, second: Sequence[Pack] = ()) -> Pack:
     """Write one pack from one, or from several that hold different parts of the same features.
 
+    The image features of the packs `second` go in as the second space of the same rows.
     Raises `errors.UsageError` if the folder exists, two packs hold the same part or do not belong together.
     """
     packs = [packs] if isinstance(packs, Pack) else list(packs)
@@ -546,6 +580,11 @@ def export_pack(packs: Pack | Sequence[Pack], folder: Path) -> Pack:
     for one in prints.values():
         if "val_rows" in one:  # which validation images go with the shots: a draw that a pack cannot repeat
             fingerprint["val_rows"] = one["val_rows"]
+    parts = {part: owner[part].tensors(part) for part in PARTS if part in owner}
+    for pack in second:
+        fingerprint |= {SECOND["image"]: pack.info.fingerprint.get(SECOND["image"], {})}
+        for part in pack.parts:
+            parts[part] = _joined(parts[part], pack.tensors(part))
     return write_pack(
         folder,
         dataset=first.dataset,
@@ -554,8 +593,18 @@ def export_pack(packs: Pack | Sequence[Pack], folder: Path) -> Pack:
         scale=first.scale,
         fewshot=owner["train"].info.fewshot if "train" in owner else None,
         fingerprint=fingerprint,
-        parts={part: owner[part].tensors(part) for part in PARTS if part in owner},
+        parts=parts,
     )
+
+
+def _joined(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """One part with both spaces, and as many views as both have."""
+    joined = dict(first)
+    for field, name in SECOND.items():
+        if field in first:
+            many = min(len(first[field]), len(second[field]))
+            joined |= {field: first[field][:many], name: second[field][:many]}
+    return joined
 
 
 # -- what is there -----------------------------------------------------------------------------------
