@@ -104,8 +104,7 @@ def latex(sheet: Sheet) -> str:
             lines.append(r"\midrule")
     lines += [r"\bottomrule", r"\end{tabular}"]
     legend = ["Best value of each column bold, second underlined."] if _ranked(sheet) else []
-    for note in (*legend, *sheet.notes):
-        lines += ["", rf"\raggedright {escape(note)}"]
+    lines += [r"\par\smallskip\raggedright", *(rf"{escape(note)}\par" for note in (*legend, *sheet.notes))]
     return "\n".join([*lines, r"\end{table}"])
 
 

@@ -115,7 +115,7 @@ def sheet_of(
 
 def _by_dataset(table: Table, shown: Table) -> Sheet:
     """One column per data set; `shown` holds the same rows with the values to print."""
-    cells, columns = _identity(table, ())
+    cells, columns = _identity(shown, ())
     rank = Column("rank", "#", "count")
     names = [*table.datasets, *table.shifted]
     values: list[tuple[Column, Callable[[Row], Mean | None], bool]] = [
@@ -136,7 +136,7 @@ def _by_dataset(table: Table, shown: Table) -> Sheet:
         places = _places([value(row) for row in table.rows], groups, table.rows) if emphasised else [0] * len(lines)
         for line, row, place in zip(lines, shown.rows, places, strict=True):
             line.append(Cell(value(row), place=place, signed=shown is not table and BASELINE not in row.marks))
-    sheet = Sheet([rank, *columns, *(column for column, _, _ in values)], lines, list(groups), table.caption)
+    sheet = Sheet([rank, *columns, *(column for column, _, _ in values)], lines, list(groups), shown.caption)
     return replace(sheet, notes=[*_ties(table), *shown.notes])
 
 
@@ -148,7 +148,7 @@ def _by_axis(table: Table, shown: Table, axis: str) -> Sheet:
         key = (_group_but(row, axis), row.method)
         found.setdefault(key, {})[getattr(row, axis)] = (row, printed)
     order = sorted(found, key=lambda key: (str(key[0]), *_best_first(found[key], steps, table), key[1]))  # type: ignore[index]
-    first = [next(iter(found[key].values()))[0] for key in order]
+    first = [next(iter(found[key].values()))[1] for key in order]
     cells, columns = _identity(replace(table, rows=first), (axis,))
     groups: list[Hashable] = [_group_but(row, axis) for row in first]
     for step in steps:
@@ -162,11 +162,11 @@ def _by_axis(table: Table, shown: Table, axis: str) -> Sheet:
             tied = "=" if pair[0].tied_with_best and pair[0].rank != 1 else ""
             signed = shown is not table and BASELINE not in pair[1].marks
             line.append(Cell(overall(table, pair[1]), tied, place, signed))
-    title = "{} shots" if axis == "shots" else "{}"
-    columns += [Column(str(step), title.format(step), inside="values") for step in steps]
+    unit = {"shots": " shots"}.get(axis, "")
+    columns += [Column(str(step), f"{step}{unit if step != 1 else unit[:-1]}", inside="values") for step in steps]
     what = ", ".join(table.datasets or table.shifted) or "nothing"
     value = f"Values: {'the average over ' if len(table.datasets or table.shifted) > 1 else ''}{what}."
-    return Sheet(columns, cells, groups, table.caption, [value, *_ties(table), *shown.notes])
+    return Sheet(columns, cells, groups, shown.caption, [value, *_ties(table), *shown.notes])
 
 
 def overall(table: Table, row: Row) -> Mean | None:
