@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import hashlib
 import math
+import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +22,10 @@ if TYPE_CHECKING:
     import pandas
 
 _FAMILY = "harness-result/"
+_SEAL = "text:"  # a checksum over the text; without it, over the canonical JSON of the values, as first written
+_SPACE = b" \t\r\n"
+_LAST = b',"checksum":'
+_DECODER = msgspec.json.Decoder(Result)
 
 
 @dataclass(frozen=True)
@@ -67,15 +75,20 @@ class Store:
         """Write a record with its checksum. It replaces one of the same key, but a failure replaces no success."""
         if result.status == "failed" and (before := self.get(result.key)) and before.status == "ok":
             return result
-        sealed = msgspec.structs.replace(result, checksum=_checksum(msgspec.to_builtins(result)))
+        check_record(result)
+        sealed = msgspec.structs.replace(result, checksum=_seal_of(msgspec.json.encode(result)))
         text = msgspec.json.format(msgspec.json.encode(sealed), indent=1)
         self.cells.mkdir(parents=True, exist_ok=True)
-        files.write_atomic(self.cells / f"{result.key}.json", text + b"\n")
+        files.write_atomic(self.path(result.key), text + b"\n")
         return sealed
+
+    def path(self, key: str) -> Path:
+        """Where the record of a cell lies."""
+        return self.cells / f"{key}.json"
 
     def get(self, key: str) -> Result | None:
         """The record of a cell; None if there is none. A damaged one is set aside and counts as none."""
-        path = self.cells / f"{key}.json"
+        path = self.path(key)
         try:
             return read_record(path)
         except FileNotFoundError:
@@ -85,50 +98,97 @@ class Store:
             return None
 
     def load(self) -> Loaded:
-        """Read every record. Damaged ones are named, not raised. Cost: one small file each."""
+        """Read every record. What cannot be read is named, not raised. Cost: one small file each, about 50 us."""
         results, problems = [], []
-        for path in self._paths():
-            try:
-                results.append(read_record(path))
-            except Corrupt as error:
-                problems.append(str(error))
+        with _no_collection():
+            for path in self.paths():
+                try:
+                    results.append(read_record(path))
+                except FileNotFoundError:
+                    continue  # another process has set it aside since
+                except (Corrupt, UsageError) as error:
+                    problems.append(str(error))
         return Loaded(results, problems)
 
-    def _paths(self) -> Iterator[Path]:
-        if self.cells.is_dir():
-            yield from sorted(path for path in self.cells.iterdir() if path.suffix == ".json" and path.name[0] != ".")
+    def paths(self) -> Iterator[Path]:
+        """The files that should be records, sorted."""
+        try:
+            with os.scandir(self.cells) as entries:
+                names = sorted(entry.name for entry in entries)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            raise Missing(f"{self.cells}: cannot be listed: {error.strerror or error}.") from error
+        for name in names:
+            if name.endswith(".json") and name[0] != ".":
+                yield self.cells / name
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Records hold no cycles: looking for some while thousands arrive costs as much as reading them."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def read_record(path: Path) -> Result:
     """Read and check one record: form, schema, checksum, and that its numbers are possible."""
     try:
-        raw = path.read_bytes()
+        with path.open("rb", buffering=0) as file:
+            raw = file.read()
     except OSError as error:
         if isinstance(error, FileNotFoundError) and not path.is_symlink():
             raise
-        raise Corrupt(f"{path}: cannot be read: {error.strerror}") from error
+        raise Corrupt(f"{_shown(path)}: cannot be read: {error.strerror}") from error
+    try:
+        result = _parse(raw)
+        if result.key != path.stem:
+            raise Corrupt(f"key: this is the record of {result.key}")
+    except (Corrupt, UsageError) as error:
+        raise type(error)(f"{_shown(path)}: {error}") from error
+    return result
+
+
+def _parse(raw: bytes) -> Result:
+    """Bytes to a record whose checksum holds and whose counts are possible."""
+    try:
+        result = _DECODER.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return _parse_slowly(raw)
+    if result.schema != SCHEMA or not result.checksum.startswith(_SEAL):
+        return _parse_slowly(raw)
+    if not _is_sealed(raw, result.checksum):
+        raise Corrupt(_CHANGED)
+    _check_scores(result)
+    return result
+
+
+def _parse_slowly(raw: bytes) -> Result:
+    """Read a record of an earlier form of checksum, or find what is wrong, the first thing first."""
     try:
         document = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Corrupt(f"{path}: not JSON: {error}") from error
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise Corrupt(f"not JSON: {error}") from error
     if not isinstance(document, dict) or not str(document.get("schema", "")).startswith(_FAMILY):
-        raise Corrupt(f"{path}: schema: not a {_FAMILY} record")
+        raise Corrupt(f"schema: not a {_FAMILY} record")
     if document["schema"] != SCHEMA:
         raise UsageError(
-            f"{path}: schema {document['schema']} is not {SCHEMA}, the one this version reads. "
+            f"schema {document['schema']} is not {SCHEMA}, the one this version reads. "
             "Upgrade: pip install -U clip-adapter-harness"
         )
-    if document.get("checksum") != _checksum(document):
-        raise Corrupt(f"{path}: checksum: the record was changed after it was written")
+    seal = str(document.get("checksum"))
+    if not (_is_sealed(raw, seal) if seal.startswith(_SEAL) else seal == _digest(document)):
+        raise Corrupt(_CHANGED)
     try:
         result = msgspec.convert(document, Result)
     except msgspec.ValidationError as error:
-        raise Corrupt(f"{path}: {error}") from error
-    if result.key != path.stem:
-        raise Corrupt(f"{path}: key: this is the record of {result.key}")
-    for name, value in (("test", result.test), ("val", result.val)):
-        if value is not None:
-            _check_score(path, name, value)
+        raise Corrupt(str(error)) from error
+    _check_scores(result)
     return result
 
 
@@ -143,15 +203,39 @@ def schema() -> dict[str, Any]:
     return msgspec.json.schema(Result)
 
 
-def _check_score(path: Path, name: str, value: Score) -> None:
+_CHANGED = "checksum: the record was changed after it was written"
+
+
+def _check_scores(result: Result) -> None:
+    for name, value in (("test", result.test), ("val", result.val)):
+        if value is not None:
+            _check_score(name, value)
+
+
+def _check_score(name: str, value: Score) -> None:
     if not 0 <= value.correct <= value.total or value.total == 0:
-        raise Corrupt(f"{path}: {name}.correct: {value.correct} of {value.total} is not possible")
+        raise Corrupt(f"{name}.correct: {value.correct} of {value.total} is not possible")
     if not math.isclose(value.accuracy, 100 * value.correct / value.total, abs_tol=1e-9):
-        raise Corrupt(f"{path}: {name}.accuracy: {value.accuracy} is not 100 * {value.correct} / {value.total}")
+        raise Corrupt(f"{name}.accuracy: {value.accuracy} is not 100 * {value.correct} / {value.total}")
 
 
-def _checksum(document: Mapping[str, Any]) -> str:
+def _seal_of(text: bytes) -> str:
+    """The checksum of a record's text up to its last field, whatever its line ends and indentation."""
+    return _SEAL + hashlib.sha256(text.translate(None, _SPACE).rpartition(_LAST)[0]).hexdigest()
+
+
+def _is_sealed(text: bytes, checksum: str) -> bool:
+    head, _, tail = text.translate(None, _SPACE).rpartition(_LAST)
+    return tail == f'"{checksum}"}}'.encode() and checksum == _SEAL + hashlib.sha256(head).hexdigest()
+
+
+def _digest(document: Mapping[str, Any]) -> str:
     return files.digest_of({name: value for name, value in document.items() if name != "checksum"})
+
+
+def _shown(path: Path) -> str:
+    """A path that can be printed, whatever bytes its name is made of."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _flat(result: Result) -> dict[str, Any]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -11,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import harness
+from harness import files
 from harness.errors import Corrupt, Missing, UsageError
 from harness.results import Store, cell_key, read_record, schema, score
 from harness.types import Identity, Result
@@ -31,7 +35,23 @@ def record(correct: int = 7, total: int = 10, **changes: object) -> Result:
 
 
 def edit(path: Path, **changes: object) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    checksum = {"checksum": json.loads(path.read_text())["checksum"]}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **checksum, **changes}))
+
+
+def seal_text(path: Path) -> None:
+    """A good checksum of whatever the file says: over its text without white space, up to the last field."""
+    document = {**json.loads(path.read_text()), "checksum": ""}
+    document["checksum"] = document.pop("checksum")
+    head = json.dumps(document, separators=(",", ":")).translate({ord(space): None for space in " \t\r\n"})
+    digest = hashlib.sha256(head.rpartition(',"checksum":')[0].encode()).hexdigest()
+    path.write_text(json.dumps({**document, "checksum": f"text:{digest}"}))
+
+
+def seal_values(path: Path) -> None:
+    """The first form of the checksum: over the values in canonical JSON."""
+    document = {name: value for name, value in json.loads(path.read_text()).items() if name != "checksum"}
+    path.write_text(json.dumps({**document, "checksum": files.digest_of(document)}))
 
 
 @settings(max_examples=50, deadline=None)
@@ -85,19 +105,57 @@ def test_a_changed_record_is_refused(tmp_path: Path, changes: dict[str, object],
     assert str(path) in str(told.value)
 
 
-@pytest.mark.parametrize("change", [{"unknown_field": 1}, {"test": {"correct": 11, "total": 10, "accuracy": 110.0}},
-                                    {"test": {"correct": 5, "total": 10, "accuracy": 60.0}},
-                                    {"test": {"correct": "many", "total": 10, "accuracy": 60.0}}])  # fmt: skip
-def test_impossible_numbers_and_unknown_fields_are_refused_even_with_a_good_checksum(
-    tmp_path: Path, change: dict[str, object]
-) -> None:
-    from harness.results import _checksum
+IMPOSSIBLE = {
+    "unknown_field": {"unknown_field": 1},
+    "test.correct: 11 of 10": {"test": {"correct": 11, "total": 10, "accuracy": 110.0}},
+    "test.accuracy": {"test": {"correct": 5, "total": 10, "accuracy": 60.0}},
+    "test.correct": {"test": {"correct": "many", "total": 10, "accuracy": 60.0}},
+    "not JSON": {"test": {"correct": 5, "total": 10, "accuracy": float("nan")}},
+    "val.correct: 0 of 0": {"val": {"correct": 0, "total": 0, "accuracy": 0.0}},
+}
 
+
+@pytest.mark.parametrize("said", IMPOSSIBLE)
+@pytest.mark.parametrize("seal", [seal_text, seal_values])
+def test_impossible_numbers_and_unknown_fields_are_refused_even_with_a_good_checksum(
+    tmp_path: Path, said: str, seal: Callable[[Path], None]
+) -> None:
     store = Store(tmp_path)
-    path = store.cells / f"{store.write(record()).key}.json"
-    edit(path, **change)
-    edit(path, checksum=_checksum(json.loads(path.read_text())))
-    with pytest.raises(Corrupt):
+    good, bad = store.write(record(seed=1)), store.write(record(seed=2))
+    path = store.path(bad.key)
+    edit(path, **IMPOSSIBLE[said])
+    if said != "not JSON":  # no seal knows NaN
+        seal(path)
+    with pytest.raises(Corrupt, match=said):
+        read_record(path)
+    loaded = store.load()
+    assert loaded.results == [good]
+    assert len(loaded.problems) == 1
+
+
+@pytest.mark.parametrize("seal", [seal_text, seal_values])
+def test_both_forms_of_the_checksum_are_read(tmp_path: Path, seal: Callable[[Path], None]) -> None:
+    store = Store(tmp_path)
+    written = store.write(record())
+    seal(store.path(written.key))
+    assert read_record(store.path(written.key)).test == written.test
+
+
+def test_line_ends_and_indentation_are_no_change(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    written = store.write(record())
+    path = store.path(written.key)
+    for text in (path.read_bytes().replace(b"\n", b"\r\n"), msgspec.json.format(path.read_bytes(), indent=4)):
+        path.write_bytes(text)
+        assert read_record(path) == written
+
+
+def test_a_field_after_the_checksum_is_a_change(tmp_path: Path) -> None:
+    """The last of two equal fields would count, and the checksum ends before it."""
+    store = Store(tmp_path)
+    path = store.path(store.write(record()).key)
+    path.write_text(path.read_text().rstrip()[:-1] + ', "status": "failed"}')
+    with pytest.raises(Corrupt, match="checksum"):
         read_record(path)
 
 
@@ -136,15 +194,47 @@ def test_a_damaged_record_is_named_by_load_and_set_aside_by_get(tmp_path: Path) 
     assert len(list(store.cells.glob("*damaged*"))) == 1  # kept, to be looked at
 
 
-def test_a_record_of_a_newer_version_asks_for_an_upgrade_and_stays(tmp_path: Path) -> None:
+def test_a_record_of_a_newer_version_asks_for_an_upgrade_stays_and_hides_no_other(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    path = store.cells / f"{store.write(record()).key}.json"
+    good, newer = store.write(record(seed=1)), store.write(record(seed=2))
+    path = store.path(newer.key)
     edit(path, schema="harness-result/2")
-    with pytest.raises(UsageError, match="Upgrade"):
-        store.load()
+    loaded = store.load()
+    assert loaded.results == [good]
+    assert len(loaded.problems) == 1
+    assert "Upgrade" in loaded.problems[0]
     with pytest.raises(UsageError, match="Upgrade"):
         store.get(path.stem)
     assert path.exists()
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe{}", b'{"schema": "\xff"}', b"", b"[]", b"null", b"\x00" * 64])
+def test_what_is_no_json_text_is_named(tmp_path: Path, content: bytes) -> None:
+    store = Store(tmp_path)
+    good = store.write(record())
+    (store.cells / "odd.json").write_bytes(content)
+    loaded = store.load()
+    assert loaded.results == [good]
+    assert "odd.json" in loaded.problems[0]
+
+
+def test_a_name_that_is_no_text_is_told_in_letters_that_can_be_printed(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    good = store.write(record())
+    try:
+        (store.cells / os.fsdecode(b"\xff\xfe.json")).write_bytes(b"{}")
+    except (OSError, UnicodeError):
+        pytest.skip("this file system takes no such name")
+    loaded = store.load()
+    assert loaded.results == [good]
+    assert "\\xff\\xfe.json" in loaded.problems[0]
+    loaded.problems[0].encode()  # a lone surrogate would raise
+
+
+def test_a_number_that_json_cannot_hold_is_never_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        Store(tmp_path).write(msgspec.structs.replace(record(), facts={"loss": float("nan")}))
+    assert Store(tmp_path).load().results == []
 
 
 def test_a_folder_that_cannot_be_written_is_told_before_any_work(tmp_path: Path) -> None:
