@@ -139,7 +139,7 @@ def _add_table(commands: Any) -> None:
 
 def _add_plot(commands: Any) -> None:
     plot = _command(commands, "plot", "plot_commands:plot", "draw a figure, with its numbers in a file beside it")
-    plot.add_argument("kind", metavar="KIND", help="accuracy, pareto or shift")
+    plot.add_argument("kind", metavar="KIND", help="accuracy, pareto, shift or critical-difference")
     plot.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="the store")
     plot.add_argument(
         "--output", type=_path, action="append", metavar="FILE", help="a file to write: .png, .svg or .pdf"

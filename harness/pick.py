@@ -28,9 +28,13 @@ ALL = "all"  # --selection all: every policy
 
 def picked(options: Namespace) -> Loaded:
     """The records of `options.results` that the filter flags of a command leave."""
+    return narrowed(load(options.results), options)
+
+
+def narrowed(loaded: Loaded, options: Namespace) -> Loaded:
+    """The records that the filter flags of a command leave."""
     from harness.results import Loaded
 
-    loaded = load(options.results)
     kept = loaded.results
     for flag, field in FILTERS.items():
         asked = getattr(options, flag, None)

@@ -32,6 +32,7 @@ ORDER = (
     "check",
     "report",
     "plot",
+    "figure",
     "compare",
     "runner",
     "plan",
