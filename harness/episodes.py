@@ -142,7 +142,7 @@ class PackSource:
         if self.fixed is None:
             splits.check_shots(self._train_labels, shots, self.name, self.pack.info.classes)
         if selection in VAL_POLICIES and not self._val_labels:
-            raise UsageError(f"{self.name} has no validation images for --selection {selection}. Use --selection none.")
+            raise UsageError(_no_validation(self.name, selection))
 
     @lru_cache  # noqa: B019 - a source lives as long as its run
     def _draw(self, shots: int, seed: int) -> tuple[list[int], list[int]]:
@@ -224,7 +224,7 @@ class ImageSource:
             raise UsageError(f"The list for {self.name} has {self.fixed[0]} shots, not {shots}.")
         splits.check_shots(self._train_labels, shots, self.name, self.split.classes)
         if selection in VAL_POLICIES and not self.split.val:
-            raise UsageError(f"{self.name} has no validation images for --selection {selection}. Use --selection none.")
+            raise UsageError(_no_validation(self.name, selection))
 
     @lru_cache  # noqa: B019 - a source lives as long as its run
     def _draw(self, shots: int, seed: int) -> tuple[list[int], list[int]]:
@@ -408,6 +408,10 @@ def _episode(
     )
     support = Features(image, train.label[picked].to(device), augmented)
     return Episode(support, words, shots=draw[0], seed=draw[1], dataset=source.origin)
+
+
+def _no_validation(name: str, selection: str) -> str:
+    return f"{name} has no validation images for --selection {selection}. Use --selection none or support-cv."
 
 
 def _ready(image: Tensor, raw: bool, device: str) -> Tensor:

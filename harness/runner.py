@@ -6,7 +6,7 @@ A cell that fails becomes a record of its own and never stops the others.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,7 +20,7 @@ from harness.files import cache_root, data_root
 from harness.plan import Cell, Plan, Record, RunSpec, make_plan
 from harness.results import Store, check_record, score
 from harness.tune import Choice, tune
-from harness.types import Method, Result, Score, Timing
+from harness.types import Features, Method, Result, Score, Timing
 from harness.watch import Watch
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def run_cell(cell: Cell, device: str, extract_s: float) -> list[Result]:
         before = clock.reference(device)
         episode = source.episode(cell.shots, cell.seed, cls.views, cls.raw)
         held = source.held(cell.shots, cell.seed, cls.raw)
-        choice = tune(cls, cell.method.overrides, episode, _labelled(held, cell.selection), device)
+        choice = tune(cls, cell.method.overrides, episode, cell.selection, _labelled(held, cell.selection), device)
         common = _common(cell, choice, episode.support.views)
         scored = []
         for record in cell.records:
@@ -171,16 +171,14 @@ def _timing(choice: Choice, test: Score, predict_s: float, extract_s: float, dev
     )
 
 
-def _labelled(held: Held, selection: str) -> Any:
-    """The reader of the labels that a policy may use, or None."""
-    if selection == "none":
-        return None
+def _labelled(held: Held, selection: str) -> Callable[[], Features]:
+    """The reader of the labels that a policy may use besides the support set."""
     return held.test if selection == "oracle" else lambda: held.val(selection)
 
 
 def _common(cell: Cell, choice: Choice, views: Tensor | None) -> dict[str, Any]:
     method, cls = choice.method, cell.method.cls
-    notes = []
+    notes = [*choice.notes]
     if cls.transductive:
         notes.append("transductive")
     if cls.views and views is None:

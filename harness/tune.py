@@ -4,6 +4,7 @@ The grid is the method's; the labels it may be scored with are the policy's:
     val-min4   min(K, 4) validation images per class, the CoOp rule
     val-full   the whole validation split
     none       no labels: the method's own defaults
+    support-cv no further labels: cross-validation inside the support set
     oracle     the test labels, to show what test tuning would have claimed
 """
 
@@ -11,15 +12,20 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
 
 from harness import lock
 from harness.clock import Stopwatch
+from harness.errors import UsageError
 from harness.types import Episode, Features, Grid, Method, Score
 
-SELECTIONS = ("val-min4", "val-full", "none", "oracle")
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SELECTIONS = ("val-min4", "val-full", "none", "support-cv", "oracle")
+FOLDS = 4  # at most, in support-cv: 4, 8 and 16 shots part evenly, and up to 4 shots each image is left out by itself
 
 
 @dataclass(frozen=True)
@@ -30,42 +36,148 @@ class Choice:
     values: dict[str, Any]  # every hyperparameter
     tried: int  # configurations scored
     labels: int  # labels used besides the support set
-    val: Score | None
+    val: Score | None  # of the chosen values: on validation images, or on the shots that folds left out
     fit_s: float  # the fit of the chosen configuration
     select_s: float  # all other fits, and scoring
+    notes: tuple[str, ...] = ()  # what a reader of the record must know
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a configuration is fitted on, and a reader of the labelled images that it is scored with."""
+
+    episode: Episode
+    labelled: Callable[[], Features]
+
+
+@dataclass(frozen=True)
+class _Won:
+    """The best configuration of a search, as fitted in the last trial."""
+
+    point: dict[str, Any]  # of fit_grid
+    values: dict[str, Any]  # of logit_grid
+    method: Method
+    fit_s: float
+    val: Score
+    tried: int
 
 
 def tune(
     cls: type[Method],
     overrides: Mapping[str, Any],
     episode: Episode,
-    labelled: Callable[[], Features] | None,
+    selection: str,
+    labelled: Callable[[], Features],
     device: str,
 ) -> Choice:
-    """Search `fit_grid` x `logit_grid`; the first best wins. `labelled` reads the labels that may be used, if any.
+    """Search `fit_grid` x `logit_grid`; the first best wins. `labelled` reads the labels that the policy allows.
 
-    Cost: one fit per point of `fit_grid`, one `sweep` each.
+    Cost: one fit per point of `fit_grid`, one `sweep` each; under support-cv as many in every fold, and a last fit.
     """
     watch = Stopwatch(device)
-    if labelled is None or not (cls.fit_grid or cls.logit_grid):
-        method = _fit(cls, overrides, episode)
-        return Choice(method, values_of(method), 1, 0, None, watch.seconds(), 0.0)
+    if selection == "none" or not (cls.fit_grid or cls.logit_grid):
+        return _as_it_comes(cls, overrides, episode, watch)
+    if selection != "support-cv":
+        won = _search(cls, overrides, [Trial(episode, labelled)], device)
+        method = won.method.at(won.values)
+        return Choice(
+            method, values_of(method), won.tried, won.val.total, won.val, won.fit_s, watch.seconds() - won.fit_s
+        )
+    try:
+        won = _search(cls, overrides, cross_validation(episode, cls.pixels), device)
+    except UsageError as error:  # one shot, or a method that refuses as few images as a fold leaves
+        return _as_it_comes(cls, overrides, episode, watch, f"no cross-validation, the method's own defaults: {error}")
+    select_s = watch.seconds()
+    method = _fit(cls, {**won.point, **overrides}, episode).at(won.values)
+    return Choice(method, values_of(method), won.tried, 0, won.val, watch.seconds() - select_s, select_s)
 
-    best, tried, total = None, 0, 0
+
+def _as_it_comes(
+    cls: type[Method], overrides: Mapping[str, Any], episode: Episode, watch: Stopwatch, *notes: str
+) -> Choice:
+    """The method with its own defaults."""
+    select_s = watch.seconds() if notes else 0.0
+    method = _fit(cls, overrides, episode)
+    return Choice(method, values_of(method), 1, 0, None, watch.seconds() - select_s, select_s, notes)
+
+
+def _search(cls: type[Method], overrides: Mapping[str, Any], trials: Sequence[Trial], device: str) -> _Won:
+    """Fit and score every configuration in every trial; right answers are added up over the trials."""
+    best, tried = None, 0
     for point in _points(_pinned(cls.fit_grid, overrides)):
-        fit_watch = Stopwatch(device)
-        method = _fit(cls, {**point, **overrides}, episode)
-        fit_s = fit_watch.seconds()
-        method.logit_grid = _pinned(method.logit_grid, overrides)
-        counts, total = _counts(copy.copy(method), labelled)  # what `sweep` keeps of its labels goes with the copy
+        counts, total, grid = [0], 0, None
+        for trial in trials:
+            fit_watch = Stopwatch(device)
+            method = _fit(cls, {**point, **overrides}, trial.episode)
+            fit_s = fit_watch.seconds()
+            method.logit_grid = _pinned(method.logit_grid, overrides)
+            if grid not in (None, method.logit_grid):
+                raise ValueError(
+                    "fit gave logit_grid other values in another fold, so that their counts cannot be added up: "
+                    "let it depend on the data set alone, or use another --selection"
+                )
+            grid = method.logit_grid
+            found, images = _counts(copy.copy(method), trial.labelled)  # its labels go with the copy
+            counts, total = [a + b for a, b in itertools.zip_longest(counts, found, fillvalue=0)], total + images
         tried += len(counts)
         first_best = max(range(len(counts)), key=counts.__getitem__)
-        if best is None or counts[first_best] > best[0]:
-            best = (counts[first_best], method.at(_points(method.logit_grid)[first_best]), fit_s)
+        if best is None or counts[first_best] > best.val.correct:
+            val = Score(correct=counts[first_best], total=total, accuracy=100 * counts[first_best] / total)
+            best = _Won(point, _points(method.logit_grid)[first_best], method, fit_s, val, 0)
     assert best is not None
-    correct, method, fit_s = best
-    val = Score(correct=correct, total=total, accuracy=100 * correct / total)
-    return Choice(method, values_of(method), tried, total, val, fit_s, watch.seconds() - fit_s)
+    return replace(best, tried=tried)
+
+
+# -- cross-validation --------------------------------------------------------------------------------
+
+
+def cross_validation(episode: Episode, pixels: bool = False) -> list[Trial]:
+    """Leave out a fold of the support set, fit on the rest: one trial for each fold.
+
+    An episode of a fold has what a smaller draw would have: fewer images, their views, `shots` of the largest
+    class that is left. What is left out is scored as plain images, or as their `pixels`.
+    Raises UsageError where every class has one image.
+    """
+    import torch
+
+    support = episode.support
+    fold = folds(support.label, episode.seed)  # (N,)
+    if int(fold.max()) < 0:
+        raise UsageError("one image per class leaves none to be scored")
+    trials = []
+    for number in range(int(fold.max()) + 1):
+        kept, left_out = (torch.nonzero(mask).flatten() for mask in (fold != number, fold == number))
+        views = None if support.views is None else support.views[:, kept]
+        rest = Features(support.image[kept], support.label[kept], views)
+        images: Any = episode.images
+        images = images and images.subset(kept.tolist())
+        smaller = replace(episode, support=rest, shots=int(rest.label.bincount().max()), images=images)
+        plain = episode.images.plain(left_out.tolist()) if pixels and episode.images else support.image[left_out]
+        scored = Features(plain, support.label[left_out])
+        trials.append(Trial(smaller, lambda scored=scored: scored))  # type: ignore[misc]
+    return trials
+
+
+def folds(label: Tensor, seed: int) -> Tensor:
+    """The fold that leaves each support image out: labels (N,) -> (N,), by labels and seed alone.
+
+    Folds are as many as the largest class has images, at most `FOLDS`. Each class is shuffled and dealt to the folds
+    in turn, beginning with another fold for each class, so that folds are of one size. A class with fewer images than
+    folds is whole in some folds; the only image of a class is never left out: -1.
+    """
+    import torch
+
+    counts = label.bincount()  # (C,)
+    order = torch.randperm(len(label), generator=torch.Generator().manual_seed(seed)).to(label.device)
+    order = order[label[order].argsort(stable=True)]  # class by class
+    place = torch.arange(len(label), device=label.device) - (counts.cumsum(0) - counts)[label[order]]
+    fold = torch.empty_like(label)
+    fold[order] = (place + label[order]) % min(FOLDS, int(counts.max()))
+    fold[counts[label] == 1] = -1
+    return fold
+
+
+# -- parts of every search ---------------------------------------------------------------------------
 
 
 def values_of(method: Method) -> dict[str, Any]:

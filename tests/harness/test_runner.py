@@ -71,13 +71,27 @@ def test_a_method_is_fitted_on_exactly_the_drawn_rows(home: Path, make_pack: Mak
     assert accuracy([result]) == [100 * int(right.sum()) / 50]
 
 
-@pytest.mark.parametrize(("selection", "labels"), [("val-min4", 20), ("val-full", 30), ("none", 0), ("oracle", 50)])
+@pytest.mark.parametrize(
+    ("selection", "labels"), [("val-min4", 20), ("val-full", 30), ("none", 0), ("support-cv", 0), ("oracle", 50)]
+)
 def test_the_record_says_which_labels_were_used(make_pack: MakePack, selection: str, labels: int) -> None:
     make_pack()
     result = harness.run(methods=["tip"], datasets=["toy"], shots=[8], seeds=[1], selection=selection).computed[0]
     assert result.labels_for_selection == labels
-    assert result.configurations_tried == (4000 if labels else 1)
-    assert (result.val is not None) == (selection in ("val-min4", "val-full"))
+    assert result.configurations_tried == (1 if selection == "none" else 4000)
+    assert (result.val is not None) == (selection in ("val-min4", "val-full", "support-cv"))
+
+
+def test_one_shot_cannot_be_cross_validated_and_the_record_says_so(make_pack: MakePack) -> None:
+    make_pack("novald", val=False)
+    spec = {"methods": ["tip", "linear_probe", "zero_shot"], "datasets": ["novald"], "seeds": [1]}
+    one = harness.run(**spec, shots=[1], selection="support-cv").computed
+    assert [result.configurations_tried for result in one] == [1, 1, 1]
+    assert [any("no cross-validation" in note for note in result.notes) for result in one] == [True, True, False]
+    four = harness.run(**spec, shots=[4], selection="support-cv").computed
+    assert [result.labels_for_selection for result in four] == [0, 0, 0]
+    assert [result.configurations_tried for result in four] == [4000, 13, 1]
+    assert [result.notes for result in four] == [["no augmented views in the pack: the plain image stands in"], [], []]
 
 
 def test_one_shot_uses_one_validation_image_per_class(make_pack: MakePack) -> None:

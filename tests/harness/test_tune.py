@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from harness.tune import tune, values_of
+from harness.errors import UsageError
+from harness.tune import cross_validation, folds, tune, values_of
 from harness.types import Episode, Features, Method, Text
 
 CLASSES, DIM = 3, 4
@@ -26,6 +27,21 @@ def episode() -> Episode:
 
 def held(rows: int = 10) -> Features:
     return Features(torch.eye(CLASSES, DIM)[torch.arange(rows) % CLASSES], torch.arange(rows) % CLASSES)
+
+
+def support(counts: list[int], views: int = 2) -> Episode:
+    """Image i of class c is all 1000 c + i, and view v of it 0.1 (v + 1) more: rows can be told apart."""
+    label = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    image = torch.tensor([1000.0 * c + i for c, n in enumerate(counts) for i in range(n)])[:, None].repeat(1, DIM)
+    order = torch.randperm(len(label), generator=torch.Generator().manual_seed(8))
+    seen = torch.stack([image + 0.1 * (v + 1) for v in range(views)])
+    eye = torch.eye(len(counts), DIM)[:, None] + 1
+    text = Text.from_prompts([str(c) for c in range(len(counts))], eye, 100.0)
+    return Episode(Features(image[order], label[order], seen[:, order]), text, shots=max(counts), seed=3)
+
+
+def never() -> Features:
+    raise AssertionError("validation data was read")
 
 
 @dataclass
@@ -56,7 +72,7 @@ def test_the_first_best_point_wins_and_every_point_is_counted(counts: list[int])
     points = list(itertools.product([1, 2], [0.0, 1.0, 2.0]))
     Counting.right = dict(zip(points, counts, strict=True))
     Counting.fits.clear()
-    choice = tune(Counting, {}, episode(), held, "cpu")
+    choice = tune(Counting, {}, episode(), "val-min4", held, "cpu")
     best = max(range(6), key=counts.__getitem__)  # the first of equals
     assert (choice.values["width"], choice.values["alpha"]) == points[best]
     assert (choice.tried, choice.labels) == (6, 10)
@@ -66,7 +82,7 @@ def test_the_first_best_point_wins_and_every_point_is_counted(counts: list[int])
 
 
 def test_without_labels_the_defaults_stand_and_nothing_is_read() -> None:
-    choice = tune(Counting, {}, episode(), None, "cpu")
+    choice = tune(Counting, {}, episode(), "none", never, "cpu")
     assert choice.values == {"width": 1, "alpha": 0.0}
     assert (choice.tried, choice.labels, choice.val) == (1, 0, None)
 
@@ -77,17 +93,14 @@ def test_a_method_without_grids_uses_no_labels() -> None:
         fit_grid = {}
         logit_grid = {}
 
-    def never() -> Features:
-        raise AssertionError("validation data was read")
-
-    choice = tune(Plain, {}, episode(), never, "cpu")
+    choice = tune(Plain, {}, episode(), "val-min4", never, "cpu")
     assert (choice.tried, choice.labels) == (1, 0)
 
 
 @pytest.mark.parametrize("fixed", [{"alpha": 2.0}, {"width": 2}, {"width": 2, "alpha": 1.0}])
 def test_fixed_values_stay_fixed(fixed: dict[str, Any]) -> None:
     Counting.right = {point: 10 - i for i, point in enumerate(itertools.product([1, 2], [0.0, 1.0, 2.0]))}
-    choice = tune(Counting, fixed, episode(), held, "cpu")
+    choice = tune(Counting, fixed, episode(), "val-min4", held, "cpu")
     assert fixed.items() <= choice.values.items()
     assert choice.tried == 6 // (2 ** ("width" in fixed) * 3 ** ("alpha" in fixed))
 
@@ -102,9 +115,9 @@ def test_counts_of_the_wrong_shape_or_size_are_refused() -> None:
             return torch.full((3,), 11)
 
     with pytest.raises(ValueError, match="shape"):
-        tune(Wrong, {}, episode(), held, "cpu")
+        tune(Wrong, {}, episode(), "val-min4", held, "cpu")
     with pytest.raises(ValueError, match="11 right answers among 10"):
-        tune(Boastful, {}, episode(), held, "cpu")
+        tune(Boastful, {}, episode(), "val-min4", held, "cpu")
 
 
 def test_values_are_those_of_the_fields_alone() -> None:
@@ -114,6 +127,158 @@ def test_values_are_those_of_the_fields_alone() -> None:
 
 
 def test_fit_and_select_time_add_up_to_what_was_spent() -> None:
-    choice = tune(Counting, {}, episode(), held, "cpu")
+    choice = tune(Counting, {}, episode(), "val-min4", held, "cpu")
     assert choice.fit_s >= 0
     assert choice.select_s > 0
+
+
+# -- cross-validation inside the support set
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(0, 2**32 - 1))
+def test_every_image_is_left_out_once_and_no_class_disappears(counts: list[int], seed: int) -> None:
+    label = support(counts).support.label
+    fold = folds(label, seed)
+    number = min(4, max(counts))
+    for c, n in enumerate(counts):
+        mine = fold[label == c]
+        if n == 1:
+            assert mine.tolist() == [-1]
+            continue
+        sizes = torch.bincount(mine, minlength=number)
+        assert int(mine.min()) >= 0
+        assert (int(sizes.sum()), int(sizes.max()) - int(sizes.min()) <= 1) == (n, True)  # dealt evenly
+        assert int(sizes.max()) < n  # some are left to be fitted on
+    if max(counts) > 1:
+        assert set(range(number)) <= set(fold.tolist())  # no fold is empty
+
+
+@pytest.mark.parametrize(("shots", "number"), [(2, 2), (3, 3), (4, 4), (8, 4), (16, 4)])
+def test_up_to_four_shots_are_left_out_one_by_one(shots: int, number: int) -> None:
+    trials = cross_validation(support([shots] * 3))
+    assert len(trials) == number
+    for trial in trials:
+        assert trial.labelled().label.bincount().tolist() == [shots // number] * 3
+        assert trial.episode.shots == shots - shots // number
+
+
+def test_folds_are_even_where_shots_do_not_part_evenly() -> None:
+    """6 classes of 5 images in 4 folds: the fifth images go to different folds, so that sizes are 7 or 8."""
+    sizes = folds(support([5] * 6).support.label, 1).bincount().tolist()
+    assert sorted(sizes) == [7, 7, 8, 8]
+
+
+def test_folds_are_the_seeds_alone() -> None:
+    label = torch.arange(5).repeat(8)
+    assert folds(label, 1).equal(folds(label, 1))
+    assert not folds(label, 1).equal(folds(label, 2))
+    torch.manual_seed(123)
+    assert folds(label, 1).equal(folds(label.clone(), 1))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(1, 6), min_size=2, max_size=4).filter(lambda counts: max(counts) > 1))
+def test_a_fold_sees_nothing_of_what_it_leaves_out(counts: list[int]) -> None:
+    whole = support(counts)
+    left_out: list[int] = []
+    for trial in cross_validation(whole):
+        seen, scored = trial.episode.support, trial.labelled()
+        rows = {int(x) for x in seen.image[:, 0]}
+        out = {int(x) for x in scored.image[:, 0]}
+        assert out
+        assert not rows & out
+        assert len(rows | out) == sum(counts)
+        assert seen.views is not None
+        assert [{int(x) for x in view[:, 0]} for view in seen.views] == [rows, rows]  # views of the same images alone
+        assert torch.allclose(seen.views[0] - 0.1, seen.image)  # and in their order
+        assert {int(x) // 1000 for x in rows} == set(range(len(counts)))
+        assert (scored.label == (scored.image[:, 0] // 1000).long()).all()
+        assert scored.views is None
+        assert trial.episode.shots == int(seen.label.bincount().max())
+        assert (trial.episode.text, trial.episode.seed) == (whole.text, whole.seed)
+        left_out += sorted(out)
+    assert len(left_out) == len(set(left_out)) == sum(n for n in counts if n > 1)
+
+
+@dataclass
+class Nearest(Method):
+    """The class whose mean is nearest, shifted: `shift` is right at 0 alone; `seen` lists what fits saw."""
+
+    shift: float = 50_000.0
+    width: int = 1
+    seen: ClassVar[list[int]] = []
+    fit_grid = {"width": [1, 2]}
+    logit_grid = {"shift": [50_000.0, 0.0, -50_000.0]}
+
+    def fit(self, episode: Episode) -> Nearest:
+        self.seen.append(len(episode.support))
+        label = episode.support.label
+        self.means = torch.stack([episode.support.image[label == c, 0].mean() for c in range(len(label.unique()))])
+        return self
+
+    def logits(self, image: Tensor) -> Tensor:
+        return -(image[:, :1] + self.shift - self.means).abs()
+
+
+def test_counts_are_added_over_folds_and_the_last_fit_sees_every_shot() -> None:
+    Nearest.seen.clear()
+    choice = tune(Nearest, {}, support([8, 8, 8]), "support-cv", never, "cpu")
+    assert Nearest.seen == [18] * 8 + [24]  # 4 folds for each of 2 widths, then all
+    assert choice.values == {"shift": 0.0, "width": 1}
+    assert (choice.tried, choice.labels, choice.notes) == (6, 0, ())
+    assert choice.val is not None
+    assert (choice.val.correct, choice.val.total) == (24, 24)
+
+
+def test_small_classes_take_part_as_far_as_they_can() -> None:
+    Nearest.seen.clear()
+    choice = tune(Nearest, {"width": 2}, support([8, 1, 3]), "support-cv", never, "cpu")
+    assert choice.val is not None
+    assert choice.val.total == 11  # the only image of a class is in every fit and in no score
+    assert sum(Nearest.seen[:4]) == 4 * 12 - 11
+    assert choice.values["width"] == 2
+
+
+def test_one_shot_leaves_the_methods_own_defaults_and_says_so() -> None:
+    choice = tune(Nearest, {}, support([1, 1, 1]), "support-cv", never, "cpu")
+    assert choice.values == {"shift": 50_000.0, "width": 1}
+    assert (choice.tried, choice.labels, choice.val) == (1, 0, None)
+    assert "one image per class" in choice.notes[0]
+
+
+def test_a_method_that_refuses_small_folds_keeps_its_defaults_and_says_so() -> None:
+    class Pairs(Nearest):
+        def fit(self, episode: Episode) -> Nearest:
+            if episode.shots < 2:
+                raise UsageError("pairs need two images")
+            return super().fit(episode)
+
+    choice = tune(Pairs, {}, support([2, 2]), "support-cv", never, "cpu")
+    assert choice.tried == 1
+    assert "pairs need two images" in choice.notes[0]
+
+
+def test_a_grid_that_differs_between_folds_is_refused() -> None:
+    class Wandering(Nearest):
+        def fit(self, episode: Episode) -> Nearest:
+            self.logit_grid = {"shift": [0.0, float(episode.support.image.max())]}
+            return super().fit(episode)
+
+    with pytest.raises(ValueError, match="another fold"):
+        tune(Wandering, {}, support([3, 3]), "support-cv", never, "cpu")
+
+
+def test_a_grid_that_fit_replaces_is_the_one_searched() -> None:
+    class Replacing(Nearest):
+        def fit(self, episode: Episode) -> Nearest:
+            self.logit_grid = {"shift": [1.0, 2.0]}
+            return super().fit(episode)
+
+    choice = tune(Replacing, {}, support([4, 4]), "support-cv", never, "cpu")
+    assert (choice.values["shift"], choice.tried) == (1.0, 4)
+
+
+def test_times_of_cross_validation_are_apart() -> None:
+    choice = tune(Nearest, {}, support([4, 4]), "support-cv", never, "cpu")
+    assert 0 < choice.fit_s < choice.select_s  # eight fits and scores against one
