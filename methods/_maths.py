@@ -28,6 +28,11 @@ def zero_shot(image: Tensor, text: Text) -> Tensor:
     return text.scale * unit(image) @ text.weight.T  # (B, C)
 
 
+def raw_text(text: Text) -> Tensor:
+    """The mean of raw prompt embeddings, (C, D), whose length some methods train with; unit rows where unknown."""
+    return text.weight if text.raw_mean is None else text.raw_mean
+
+
 # -- the support set, class by class ---------------------------------------------------------------------
 
 

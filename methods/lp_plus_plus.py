@@ -1,0 +1,84 @@
+"""LP++: a linear probe on image features blended with the text classifier, one trained weight per class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from harness.types import Episode, Method
+from methods import _maths, _training
+
+
+@dataclass
+class LpPlusPlus(Method):
+    """Train visual prototypes and, for each class, the weight of its text beside them, with steps that the data set.
+
+    Huang et al. 2024, CVPR, arXiv 2404.02285, eq. 3 and algorithm 1, with F (N, D) and T (C, D) unit norm:
+        logits_c = x.w_c + b_c + alpha_c * (x.T_c)          (no temperature)
+        w from the class sums of F, b from 0, alpha from 250 * mean over c of the mean of F_i.T_c within c
+        step sizes: 4 N / lambda_max(F^T F) for w and b;  N / (4 max_c sum_i (F_i.T_c)^2) for alpha
+    Inputs: one view (1, N, D), or image (N, D) where there is none. Trained parameters: C * (D + 2). Cost grows
+    with epochs * N * C * D.
+    Reference settings, kept: 300 epochs over the full batch, momentum 0.9 for w and b; alpha moves every tenth
+    epoch; the epoch is chosen by validation, the latest where several are best.
+    Where we differ: alpha moves by the gradient of its epoch. The released code never clears that gradient, so it
+    moves by the sum of all gradients so far; `accumulate` does the same. The epoch is searched in tens. b starts
+    from 0, where the reference draws it within 1 / sqrt(D): so nothing is random. fp32.
+    """
+
+    epochs: int = 300  # after how many to stop; read by `logits`
+    accumulate: bool = False  # sum alpha's gradient over epochs, as released
+
+    title = "LP++"
+    paper = "Huang et al., LP++: A Surprisingly Strong Linear Probe for Few-Shot CLIP, CVPR 2024, 2404.02285"
+    year = 2024
+    views = 1
+    logit_grid = {"epochs": tuple(range(300, 0, -10))}
+
+    def fit(self, episode: Episode) -> Self:
+        support, self.text = episode.support, episode.text.weight  # (C, D)
+        image = _training.unit_views(support)[0]  # (N, D)
+        one_hot = functional.one_hot(support.label, len(self.text)).to(image)  # (N, C)
+        cosine = image @ self.text.T  # (N, C)
+        alpha, rate, alpha_rate = _scales(image, cosine, one_hot)
+        slopes = torch.zeros_like(alpha)  # (C,)
+        wanted = {self.epochs, *self.logit_grid.get("epochs", ())}
+        self.at_epoch: dict[int, tuple[Tensor, ...]] = {}
+
+        def loss(step: int, weight: Tensor, bias: Tensor) -> Tensor:
+            nonlocal alpha, slopes
+            if step in wanted:
+                self.at_epoch[step] = (weight.detach().clone(), bias.detach().clone(), alpha)
+            scores = image @ weight.T + bias + alpha * cosine  # (N, C)
+            slope = ((scores.detach().softmax(1) - one_hot) * cosine).mean(0)  # (C,)
+            slopes = slopes + slope if self.accumulate else slope
+            if (step + 1) % 10 == 0:  # the scores above are of the old one
+                alpha = alpha - alpha_rate * slopes
+            return functional.cross_entropy(scores, support.label)
+
+        start = one_hot.T @ image, image.new_zeros(len(self.text))
+        rates, sgd = [rate] * max(wanted), _training.Sgd(momentum=0.9)
+        weight, bias = _training.descend(loss, *start, rates=rates, optimiser=sgd)
+        self.at_epoch[max(wanted)] = (weight, bias, alpha)
+        return self
+
+    def logits(self, image: Tensor) -> Tensor:
+        weight, bias, alpha = self.at_epoch[self.epochs]
+        image = _maths.unit(image)  # (B, D)
+        return image @ weight.T + bias + alpha * (image @ self.text.T)  # (B, C)
+
+    def trained_parameters(self) -> int:
+        return self.text.numel() + 2 * len(self.text)
+
+
+def _scales(image: Tensor, cosine: Tensor, one_hot: Tensor) -> tuple[Tensor, float, float]:
+    """The initial alpha (C,) and the two step sizes, for w and for alpha."""
+    n = len(image)
+    within = (cosine * one_hot).sum(0) / one_hot.sum(0)  # (C,)
+    largest = torch.linalg.matrix_norm(image, 2).square()  # the largest eigenvalue of F^T F
+    steepest = cosine.square().sum(0).max()
+    return within.mean().mul(250).expand(len(within)).clone(), float(4 * n / largest), float(n / (4 * steepest))

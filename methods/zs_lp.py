@@ -1,0 +1,81 @@
+"""ZS-LP: a linear probe on unit-norm features that starts from the zero-shot classifier."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+from torch import Tensor
+from torch.nn import functional
+
+from harness.types import Episode, Method
+from methods import _maths, _training
+
+
+@dataclass
+class ZsLp(Method):
+    """Train class prototypes from the text embeddings by cross-entropy on the support images, without validation.
+
+    Silva-Rodríguez et al. 2024, CVPR, arXiv 2312.12730, eq. 2 with zero-shot initialisation (section 3):
+        logits = scale * n(x) n(w)^T,  w (C, D) from the mean of raw prompt embeddings
+    Inputs: views (V, N, D), V = 20, or image (N, D) where there are none. Trained parameters: C * D. Cost grows
+    with epochs * N * C * D.
+    Reference settings, kept for every data set and shot: SGD with momentum 0.9, learning rate 0.1, no decay,
+    batch 256, 300 epochs, the first at 1e-5, then a cosine per epoch; the last step counts. At this rate and
+    scale the result depends on the order of the batches: seeds spread by up to half a point.
+    Where we differ: an epoch visits every image once, in its next stored view. The released code shuffles all V *
+    N views and takes max(1, floor(N / 256)) batches of them per epoch, because it counts steps by its image
+    loader; `reference_steps` does the same. fp32; underscores in class names are spaces.
+    """
+
+    lr: float = 0.1
+    epochs: int = 300
+    batch: int = 256
+    reference_steps: bool = False  # epochs of the released code: a few batches out of all views
+
+    title = "ZS-LP"
+    paper = "Silva-Rodríguez et al., A Closer Look at the Few-Shot Adaptation of Large VLMs, CVPR 2024, 2312.12730"
+    year = 2024
+    views = 20
+    deterministic = False
+    quick = {"epochs": 20}
+
+    def fit(self, episode: Episode) -> Self:
+        images, label = _training.unit_views(episode.support), episode.support.label  # (V, N, D), (N,)
+        self.scale, self.start = episode.text.scale, _maths.raw_text(episode.text)  # (C, D)
+        self.prepare(images, label, episode)
+        steps = self._steps(len(label), len(images), episode.seed)
+
+        def loss(step: int, weight: Tensor) -> Tensor:
+            _, view, row = steps[step]
+            row = row.to(label.device)
+            scores = self.scale * images[view.to(label.device), row] @ _maths.unit(weight).T  # (B, C)
+            return functional.cross_entropy(scores, label[row]) + self.penalty(weight)
+
+        rates = _training.dassl_cosine(self.lr, [epoch for epoch, _, _ in steps])
+        (self.weight,) = _training.descend(loss, self.start, rates=rates, optimiser=_training.Sgd(momentum=0.9))
+        return self
+
+    def prepare(self, images: Tensor, label: Tensor, episode: Episode) -> None:
+        """What a penalty needs before training; images (V, N, D)."""
+
+    def penalty(self, weight: Tensor) -> Tensor | float:
+        """What is added to the cross-entropy; weight (C, D)."""
+        return 0.0
+
+    def logits(self, image: Tensor) -> Tensor:
+        return self.scale * _maths.unit(image) @ _maths.unit(self.weight).T  # (B, C)
+
+    def trained_parameters(self) -> int:
+        return self.weight.numel()
+
+    def _steps(self, n: int, views: int, seed: int) -> list[tuple[int, Tensor, Tensor]]:
+        """Epoch, and view and row of each sample, for every step."""
+        if not self.reference_steps:
+            steps = _training.shuffled(n, self.epochs, self.batch, seed)
+            return [(epoch, row.new_full(row.shape, epoch % views), row) for epoch, row in steps]
+        each = max(1, n // self.batch)  # steps of an epoch
+        steps = _training.shuffled(views * n, self.epochs, self.batch, seed)
+        per_epoch = len(steps) // max(1, self.epochs)
+        kept = [step for at, step in enumerate(steps) if at % per_epoch < each]
+        return [(epoch, flat // n, flat % n) for epoch, flat in kept]
