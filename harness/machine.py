@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import subprocess
@@ -64,13 +65,27 @@ def cpu() -> str:
     return platform.processor() or platform.machine()
 
 
+@lru_cache
+def cpu_model() -> str | None:
+    """Family, model and stepping: a rented machine often has a name that says less."""
+    wanted = ("cpu family", "model", "stepping")
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().partition("\n\n")[0].splitlines()
+        facts = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        if all(name in facts for name in wanted):
+            return "/".join(facts[name] for name in wanted)
+    return None
+
+
 def machine(device: str) -> dict[str, Any]:
-    """Processor, GPU, driver and threads."""
+    """Processor, GPU, driver and threads: where they agree, equal work gives equal numbers."""
     import torch
 
     gpu = torch.cuda.get_device_name(device) if device.startswith("cuda") else None
     return {
         "cpu": cpu(),
+        "cpu_model": cpu_model(),
+        "vectors": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "gpu": gpu,
         "driver": _driver() if gpu else None,
