@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -180,3 +180,17 @@ def _interpolation(beta: tuple[float, ...], span: float) -> tuple[tuple[float, .
         if (torch.exp(-x[:, None] * nodes) @ weights - truth).abs().max() < 1e-8:
             return tuple(nodes.tolist()), weights
     return beta, torch.eye(len(beta), dtype=torch.float64)
+
+
+def sweep_weight(
+    parts: Callable[[Tensor], tuple[Tensor, Tensor]], weights: Sequence[float], image: Tensor, label: Tensor
+) -> Tensor:
+    """Right answers of  base + w * vote  for every w: parts(image) gives both, (B, C) each -> counts (weights,).
+
+    Both are computed once for all weights, by blocks of rows.
+    """
+    counts = torch.zeros(len(weights), dtype=torch.int64)
+    for rows in blocks(len(image), 2**12):
+        base, vote = parts(image[rows])  # (b, C)
+        counts += torch.tensor([int(((base + w * vote).argmax(1) == label[rows]).sum()) for w in weights])
+    return counts

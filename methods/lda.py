@@ -1,0 +1,72 @@
+"""LDA: linear discriminant analysis of the support images with a shrunk covariance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from harness.types import Episode, Method
+from methods import _gauss, _maths
+
+
+@dataclass
+class Lda(Method):
+    """Score an image by Gaussian classes of one covariance, shrunk towards a multiple of the identity; no text.
+
+    Friedman 1989, Regularized Discriminant Analysis, JASA 84 (405), with the amount of shrinkage of Ledoit & Wolf
+    2004, J. Multivariate Analysis 88 (2), lemmas 3.2-3.5:
+        S = mean of z z^T over the rows z less their class mean,  m = tr(S) / D
+        Sigma = (1 - rho) S + rho m I,  rho = min(1, mean |z z^T - S|^2 / n / |S - m I|^2)
+        logits = n(x) Sigma^-1 mu^T - mu Sigma^-1 mu / 2, all classes equally likely
+    Inputs: views (V, N, D), each a row of its own (n = V * N); image (N, D) where there are none. Trains nothing:
+    (D + 1) * C numbers in closed form. Cost grows with V * N * D^2 + D^3 + C * D^2 to fit, B * C * D to score.
+    Reference settings: none; `shrinkage` fixes rho in place of the estimate. Views of an image are no independent
+    draws, which the estimate supposes, so rho is on the low side.
+    One shot without views has no spread, S = 0: Sigma is the identity then, and the nearest class mean wins.
+    """
+
+    shrinkage: float | None = None  # rho, 0 to 1; None: Ledoit and Wolf's estimate
+
+    title = "Shrunk LDA"
+    paper = "Friedman, Regularized Discriminant Analysis, JASA 84, 1989; Ledoit & Wolf, JMVA 88, 2004"
+    year = 2004
+    views = 10
+    raw = True
+
+    def fit(self, episode: Episode) -> Self:
+        support, counts = _maths.class_major(episode.support, len(episode.text.classes))
+        images = _gauss.view_rows(support)  # (V, N, D)
+        of = _gauss.moments(images, counts)
+        covariance, self.rho = self._covariance(of, images, support.label)
+        weight, bias = _gauss.classifier(covariance, of.mean)
+        self.weight, self.bias = weight.to(support.image), bias.to(support.image)  # (C, D), (C,)
+        return self
+
+    def _covariance(self, of: _gauss.Moments, images: Tensor, label: Tensor) -> tuple[Tensor, float]:
+        scatter = of.scatter()
+        identity = torch.eye(of.total.shape[1]).to(of.total)
+        if scatter is None:
+            return identity, 1.0
+        covariance = scatter / of.rows  # (D, D)
+        rho = ledoit_wolf(covariance, of.mean, images, label) if self.shrinkage is None else self.shrinkage
+        size = covariance.trace() / len(covariance)
+        return (1 - rho) * covariance + rho * size * identity, rho
+
+    def logits(self, image: Tensor) -> Tensor:
+        return _maths.unit(image) @ self.weight.T + self.bias  # (B, C)
+
+    def facts(self) -> dict[str, float | int | str]:
+        return {"shrinkage": self.rho}
+
+
+def ledoit_wolf(covariance: Tensor, mean: Tensor, images: Tensor, label: Tensor) -> float:
+    """How far to shrink: covariance (D, D) of rows images (V, N, D) less mean (C, D) of their label (N,)."""
+    fourth = sum(float((view.double() - mean[label]).square().sum(1).square().sum()) for view in images)
+    rows = images.shape[0] * images.shape[1]
+    noise = (fourth / rows - float(covariance.square().sum())) / rows
+    size = covariance.trace() / len(covariance)
+    distance = float(covariance.square().sum() - size**2 * len(covariance))
+    return min(1.0, max(0.0, noise / distance)) if distance > 0 else 1.0
