@@ -9,16 +9,18 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from harness import cache, encoder, files, lock, prompts, splits
 from harness.cache import Pack
 from harness.errors import Missing, UsageError
-from harness.types import Dataset, Entry, Episode, Features, Split
+from harness.pixels import Handle, QueryImages, SupportImages
+from harness.types import Dataset, Entry, Episode, Features, Method, Split
 from harness.watch import Watch
 
 if TYPE_CHECKING:
@@ -37,23 +39,38 @@ class Held:
     test_pack: Pack
     raw: bool
     device: str
+    pictures: Callable[[str], QueryImages] | None = None  # of "val" or "test", for a method that asks for pixels
 
     def val(self, policy: str) -> Features:
         """Validation features for `val-min4` or `val-full`."""
         lock.guard("validation features")
         assert self.val_pack is not None
+        if self.pictures is not None:
+            return self._val_pictures(self.pictures("val"), policy)
         features = self.val_pack.features("val")
         if policy == "val-min4":
             features = Features(features.image[list(self.val_rows)], features.label[list(self.val_rows)])
         return Features(_ready(features.image, self.raw, self.device), features.label.to(self.device))
+
+    def _val_pictures(self, image: Any, policy: str) -> Features:
+        assert self.val_pack is not None
+        label = self.val_pack.label("val").to(self.device)
+        return (
+            Features(image.at(self.val_rows), label[list(self.val_rows)])
+            if policy == "val-min4"
+            else Features(image, label)
+        )
 
     def test(self) -> Features:
         """Test features with labels: for `oracle` selection alone."""
         return Features(self.test_image(), self.test_label())
 
     def test_image(self) -> Tensor:
-        """Test features (N, D) without labels."""
+        """Test features (N, D), or pictures, without labels."""
         lock.guard("test features")
+        if self.pictures is not None:
+            pictures: Any = self.pictures("test")
+            return pictures  # type: ignore[no-any-return]
         return _ready(self.test_pack.image("test"), self.raw, self.device)
 
     def test_label(self) -> Tensor:
@@ -85,10 +102,10 @@ class Source(Protocol):
     def prepare(self, wanted: Iterable[tuple[int, int]], views: int, watch: Watch) -> float:
         """Make features of all wanted (shots, seed) ready; return the seconds spent extracting."""
 
-    def episode(self, shots: int, seed: int, views: int, raw: bool) -> Episode:
-        """What a method may see."""
+    def episode(self, shots: int, seed: int, method: type[Method]) -> Episode:
+        """What a method may see, in the form that it asks for."""
 
-    def held(self, shots: int, seed: int, raw: bool) -> Held:
+    def held(self, shots: int, seed: int, method: type[Method]) -> Held:
         """What only the runner may see."""
 
     def images_digests(self, shots: int, seed: int) -> dict[str, str]:
@@ -161,13 +178,13 @@ class PackSource:
     def prepare(self, wanted: Iterable[tuple[int, int]], views: int, watch: Watch) -> float:
         return 0.0
 
-    def episode(self, shots: int, seed: int, views: int, raw: bool) -> Episode:
+    def episode(self, shots: int, seed: int, method: type[Method]) -> Episode:
         rows, _ = self._draw(shots, seed)
-        return _episode(self, self.pack.features("train"), rows, self.pack, (shots, seed), views, raw)
+        return _episode(self, self.pack.features("train"), rows, self.pack, (shots, seed), method)
 
-    def held(self, shots: int, seed: int, raw: bool) -> Held:
+    def held(self, shots: int, seed: int, method: type[Method]) -> Held:
         val = self.pack if self._val_labels else None
-        return Held(val, self._draw(shots, seed)[1], self.pack, raw, self.device)
+        return Held(val, self._draw(shots, seed)[1], self.pack, method.raw, self.device)
 
     def features_digest(self, shots: int, seed: int) -> str:
         return _files_digest(self.pack)
@@ -356,15 +373,35 @@ class ImageSource:
 
     # reading
 
-    def episode(self, shots: int, seed: int, views: int, raw: bool) -> Episode:
+    def episode(self, shots: int, seed: int, method: type[Method]) -> Episode:
         pack = cache.open_pack(self._shots_folder(shots, seed))
         train = pack.features("train")
         text = cache.open_pack(self._text_folder())
-        return _episode(self, train, range(len(train)), text, (shots, seed), views, raw)
+        episode = _episode(self, train, range(len(train)), text, (shots, seed), method)
+        if not method.trains_encoder:
+            return episode
+        return replace(episode, images=self._support_images(shots, seed), encoder=self._handle())
 
-    def held(self, shots: int, seed: int, raw: bool) -> Held:
+    def _support_images(self, shots: int, seed: int) -> SupportImages:
+        """The drawn images as pixels; a method may open these files, and no others of the data set."""
+        keys = [self.split.train[row][0] for row in self._draw(shots, seed)[0]]
+        paths = [self._images / key for key in keys]
+        lock.permit(paths)
+        return SupportImages(paths, keys, self._encoder(), seed)
+
+    def _handle(self) -> Handle:
+        sentences = iter(self.words.flat)
+        return Handle(self._encoder(), tuple(tuple(islice(sentences, count)) for count in self.words.counts))
+
+    def held(self, shots: int, seed: int, method: type[Method]) -> Held:
         pack = cache.open_pack(self._held_folder())
-        return Held(pack if self.split.val else None, self._draw(shots, seed)[1], pack, raw, self.device)
+        val = pack if self.split.val else None
+        pictures = self._pictures if method.pixels else None
+        return Held(val, self._draw(shots, seed)[1], pack, method.raw, self.device, pictures)
+
+    def _pictures(self, part: str) -> QueryImages:
+        entries = self.split.val if part == "val" else self.split.test
+        return QueryImages([self._images / path for path, _ in entries], self._encoder())
 
     def features_digest(self, shots: int, seed: int) -> str:
         folders = (self._shots_folder(shots, seed), self._held_folder(), self._text_folder())
@@ -391,10 +428,10 @@ def _episode(
     rows: Sequence[int],
     text: Pack,
     draw: tuple[int, int],
-    views: int,
-    raw: bool,
+    method: type[Method],
 ) -> Episode:
-    device, picked = source.device, list(rows)
+    lock.permit(())  # what an earlier episode's method might open
+    device, picked, views, raw = source.device, list(rows), method.views, method.raw
     image = _ready(train.image[picked], raw, device)  # (N, D)
     augmented = None
     if views and train.views is not None:

@@ -16,6 +16,7 @@ import math
 import re
 import sys
 import traceback
+import typing
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache, partial
 from importlib.metadata import EntryPoint, entry_points
@@ -28,6 +29,8 @@ from harness.errors import Missing, UsageError, unknown
 from harness.types import Dataset, Method
 
 ENTRY_POINTS = "harness.methods"
+KINDS = (bool, int, float, str)  # of values fixed on the command line
+FACTS = ("version", "trains_encoder", "second_space")  # of a class, that a plan must know
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +40,8 @@ class MethodSpec:
     name: str
     version: str
     load: Callable[[], type[Method]]
+    trains_encoder: bool = False  # as its class says; known without importing a built-in one
+    second_space: str = ""
     overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
@@ -61,12 +66,18 @@ def method(asked: str) -> MethodSpec:
 
 
 def methods(asked: Iterable[str]) -> list[MethodSpec]:
-    """Find every method of a list; `all` stands for every known one. Repeated requests count once."""
+    """Find every method of a list. Repeated requests count once.
+
+    `all` stands for every known one but those that train through the encoder: they take hours where the others
+    take seconds, and are run when named.
+    """
     specs: dict[str, MethodSpec] = {}
     holders: dict[str, tuple[str, str]] = {}  # name in tables -> version, and who took the name first
     for item in asked:
         for name in method_names() if item == "all" else [item]:
             spec = method(name)
+            if item == "all" and spec.trains_encoder:
+                continue
             version, holder = holders.setdefault(spec.name, (spec.version, name))
             if version != spec.version:
                 raise UsageError(f"{holder} and {name} would both be {spec.name!r} in tables; rename one of the files.")
@@ -74,20 +85,12 @@ def methods(asked: Iterable[str]) -> list[MethodSpec]:
     return list(specs.values())
 
 
-def refuse_unsupported(spec: MethodSpec) -> None:
-    """Raise `UsageError` for a method that this version can check but not run."""
-    if spec.name in _module_names("methods"):
-        return  # a test looks after ours, and looking here would import torch
-    if spec.cls.trains_encoder:
-        raise UsageError(
-            f"{spec.name} declares trains_encoder = True, but this version gives no method an encoder to train; "
-            "leave it out of --methods."
-        )
-
-
 def _named(name: str) -> MethodSpec:
     if name in _module_names("methods"):
-        return MethodSpec(name, _version(name), partial(_built_in, name))
+        facts = _facts(name)
+        return MethodSpec(
+            name, facts["version"], partial(_built_in, name), bool(facts["trains_encoder"]), facts["second_space"]
+        )
     for point in _entry_points():
         if _canonical(point.name) == name:
             return _from_entry_point(point)
@@ -99,23 +102,24 @@ def _built_in(name: str) -> type[Method]:
     return _only_method(_import("methods", name), f"methods/{name}.py")
 
 
-def _version(name: str) -> str:
-    """A built-in method's version. It is remembered while no file of the folder changes, because a run that finds
-    all its cells done needs no more of a method than that, and importing one imports torch."""
+def _facts(name: str) -> dict[str, Any]:
+    """What a plan must know of a built-in method: its version and its needs. It is remembered while no file of the
+    folder changes, because a run that finds all its cells done needs no more, and importing one imports torch."""
     folder = _package("methods")
     stats = [(path.name, path.stat()) for path in sorted([*folder.glob("*.py"), Path(types.__file__)])]
-    stamp = files.digest_of([str(folder), [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]])
+    stamp = files.digest_of([str(folder), FACTS, [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]])
     card = files.cache_root() / "methods.json"
-    versions: dict[str, str] = {}
+    remembered: dict[str, dict[str, Any]] = {}
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         known = json.loads(card.read_text())
         if known["stamp"] == stamp:
-            versions = dict(known["versions"])
-    if name not in versions:
-        versions[name] = _built_in(name).version
+            remembered = {name: {fact: facts[fact] for fact in FACTS} for name, facts in known["methods"].items()}
+    if name not in remembered:
+        cls = _built_in(name)
+        remembered[name] = {fact: getattr(cls, fact) for fact in FACTS}
         with contextlib.suppress(Missing):  # a cache that cannot be written costs time alone
-            files.write_atomic(card, json.dumps({"stamp": stamp, "versions": versions}).encode())
-    return versions[name]
+            files.write_atomic(card, json.dumps({"stamp": stamp, "methods": remembered}).encode())
+    return remembered[name]
 
 
 def _plugin(path: Path) -> MethodSpec:
@@ -141,7 +145,7 @@ def _plugin(path: Path) -> MethodSpec:
             del sys.modules[module_name]
             raise _import_failed(f"{path}{_line_of(error, path)}", error) from error
     cls = _only_method(module, str(path))
-    return MethodSpec(path.stem, f"{cls.version}+{digest}", lambda: cls)
+    return MethodSpec(path.stem, f"{cls.version}+{digest}", lambda: cls, cls.trains_encoder, cls.second_space)
 
 
 def _from_entry_point(point: EntryPoint) -> MethodSpec:
@@ -154,7 +158,8 @@ def _from_entry_point(point: EntryPoint) -> MethodSpec:
         raise UsageError(f"method {point.name!r}: {point.value} is not a subclass of harness.Method.")
     _check_contract(cls, point.value)
     release = point.dist.version if point.dist else ""
-    return MethodSpec(_canonical(point.name), f"{cls.version}+{release}", lambda: cls)
+    name = _canonical(point.name)
+    return MethodSpec(name, f"{cls.version}+{release}", lambda: cls, cls.trains_encoder, cls.second_space)
 
 
 def _only_method(module: ModuleType, place: str) -> type[Method]:
@@ -224,12 +229,21 @@ def _checked(spec: MethodSpec, overrides: Mapping[str, str]) -> dict[str, Any]:
     for name, text in overrides.items():
         if name not in fields:
             raise UsageError(unknown(f"hyperparameter of {spec.name}", name, fields))
-        values[name] = _typed(spec.name, name, text, fields[name])
+        values[name] = _typed(spec.name, name, text, _kind(spec.cls, name, fields[name]))
     return values
 
 
-def _typed(method_name: str, name: str, text: str, default: Any) -> Any:
-    kind = type(default) if type(default) in (bool, int, float, str) else float  # None: an optional number
+def _kind(cls: type[Method], name: str, default: Any) -> type:
+    """The type of a field: its default's, or, where that is None, the first that its annotation names."""
+    if type(default) in KINDS:
+        return type(default)
+    with contextlib.suppress(Exception):  # an annotation may name anything
+        hint = typing.get_type_hints(cls)[name]
+        return next(kind for kind in KINDS if kind in (hint, *typing.get_args(hint)))
+    return float
+
+
+def _typed(method_name: str, name: str, text: str, kind: type) -> Any:
     try:
         if kind is bool:
             return {"true": True, "false": False, "1": True, "0": False}[text.lower()]

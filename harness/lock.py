@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ _WATCHED = {
 }
 
 _roots: list[str] = []
+_permitted: set[str] = set()
 _depth = 0
 _attempts: list[str] = []
 _installed = False
@@ -44,6 +45,12 @@ def protect(folder: Path) -> None:
     root = os.path.realpath(folder)
     if root not in _roots:
         _roots.append(root)
+
+
+def permit(files: Iterable[Path]) -> None:
+    """Let a method open these files and no others below protected folders: its own support images."""
+    _permitted.clear()
+    _permitted.update(os.path.realpath(path) for path in files)
 
 
 @contextmanager
@@ -77,6 +84,8 @@ def _check_path(path: Any) -> None:
     if not _depth or not isinstance(path, str | bytes | os.PathLike):
         return
     real = os.path.realpath(os.fsdecode(path))
+    if real in _permitted:
+        return
     if any(real == root or real.startswith(root + os.sep) for root in _roots):
         _refuse(f"opened {real}")
 

@@ -74,6 +74,10 @@ class QueryImages:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def at(self, rows: Sequence[int]) -> QueryImages:
+        """These images alone."""
+        return QueryImages([self.paths[i] for i in rows], self.encoder)
+
     def __getitem__(self, rows: slice | Sequence[int]) -> Tensor:
         import torch
 

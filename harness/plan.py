@@ -92,6 +92,7 @@ def make_plan(spec: RunSpec, store: Store, note: Note = lambda _: None) -> Plan:
     methods = find.methods(spec.methods)
     if not methods:
         raise NothingSelected("No method selected. Use --methods zero_shot,tip or --methods all.")
+    _tell_left_out(spec, methods, note)
     device = encoder.resolve_device(spec.device)
     names, targets, said = _dataset_names(spec)
     if spec.split_file is not None and len(names) != 1:
@@ -107,9 +108,28 @@ def make_plan(spec: RunSpec, store: Store, note: Note = lambda _: None) -> Plan:
                 source.check(shot, seed, spec.selection)
                 cells += [_cell(source, shifted, method, shot, seed, spec.selection) for method in methods]
     missing = cells if spec.force else [cell for cell in cells if not _done(cell, store)]
-    for method in {cell.method.name: cell.method for cell in missing}.values():
-        find.refuse_unsupported(method)  # looks into the class, so only where it will be used
+    for cell in missing:
+        _refuse_unsupported(cell)
     return Plan(cells, missing, device, spec.selection)
+
+
+def _refuse_unsupported(cell: Cell) -> None:
+    """Raise UsageError for a method that needs what this data set does not have."""
+    if cell.method.trains_encoder and cell.source.root is None:
+        raise UsageError(
+            f"{cell.method.name} trains through the encoder and needs images, but {cell.source.name} is a pack of "
+            f"features; leave {cell.method.name} out of --methods."
+        )
+
+
+def _tell_left_out(spec: RunSpec, methods: Sequence[MethodSpec], note: Note) -> None:
+    """`all` leaves out what takes hours; say so."""
+    if "all" not in spec.methods:
+        return
+    named = {method.name for method in methods}
+    left = [name for name in find.method_names() if name not in named and find.method(name).trains_encoder]
+    if left:
+        note(f"'all' leaves out {', '.join(left)}, which train through the encoder: name them to run them.")
 
 
 def _check_spec(spec: RunSpec) -> None:

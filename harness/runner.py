@@ -19,7 +19,7 @@ from harness.errors import HarnessError
 from harness.files import cache_root, data_root
 from harness.plan import Cell, Plan, Record, RunSpec, make_plan
 from harness.results import Store, check_record, score
-from harness.tune import Choice, tune
+from harness.tune import PIXEL_ROWS, Choice, tune
 from harness.types import Features, Method, Result, Score, Timing
 from harness.watch import Watch
 
@@ -120,13 +120,13 @@ def run_cell(cell: Cell, device: str, extract_s: float) -> list[Result]:
     cls, source = cell.method.cls, cell.source
     try:
         before = clock.reference(device)
-        episode = source.episode(cell.shots, cell.seed, cls.views, cls.raw)
-        held = source.held(cell.shots, cell.seed, cls.raw)
+        episode = source.episode(cell.shots, cell.seed, cls)
+        held = source.held(cell.shots, cell.seed, cls)
         choice = tune(cls, cell.method.overrides, episode, cell.selection, _labelled(held, cell.selection), device)
         common = _common(cell, choice, episode.support.views)
         scored = []
         for record in cell.records:
-            here = held if record.source is source else record.source.held(cell.shots, cell.seed, cls.raw)
+            here = held if record.source is source else record.source.held(cell.shots, cell.seed, cls)
             columns = record.source.columns
             scored.append(_score_test(choice.method, here, len(episode.text.classes), columns, device))
         common["peak_memory_bytes"] = clock.peak_memory_bytes(device)
@@ -211,9 +211,10 @@ def _check_rows_stand_alone(method: Method, image: Tensor) -> None:
     """Score a few rows alone: a method that uses statistics of the test set must say that it is transductive."""
     import torch
 
-    some = image[:: max(1, len(image) // 3)][:3]  # (3, D)
+    some = image[list(range(0, len(image), max(1, len(image) // 3)))[:3]]  # (3, D)
+    first = image[:64]  # (B, D)
     with lock.closed(), torch.inference_mode():
-        together = method.logits(image[:64])[:1]  # (1, C)
+        together = method.logits(first)[:1]  # (1, C)
         alone = torch.cat([method.logits(row[None]) for row in some])  # (3, C)
         group = method.logits(some)  # (3, C)
     limit = ALIKE * float(group.abs().max())
@@ -229,7 +230,7 @@ def predict(method: Method, image: Tensor, classes: int, columns: Sequence[int] 
     """
     import torch
 
-    rows = len(image) if method.transductive else ROWS
+    rows = len(image) if method.transductive else PIXEL_ROWS if method.pixels else ROWS
     found = []
     for start in range(0, len(image), rows):
         block = image[start : start + rows]  # (B, D)

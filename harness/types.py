@@ -72,8 +72,12 @@ class Images(Protocol):
 class Clip(Protocol):
     """The encoder, for a method that trains it: copies to change, and what belongs to them."""
 
-    scale: float
-    sentences: tuple[tuple[str, ...], ...]  # the prompts of each class
+    @property
+    def scale(self) -> float: ...
+
+    @property
+    def sentences(self) -> tuple[tuple[str, ...], ...]:
+        """The prompts of each class."""
 
     def copy(self) -> Any:
         """A fresh open_clip model in float32 and eval mode, no gradients on; changing it changes nothing else."""

@@ -63,7 +63,7 @@ def test_hyphens_and_capitals_do_not_matter() -> None:
 
 def test_all_stands_for_every_method_and_repeats_count_once() -> None:
     names = [spec.name for spec in find.methods(["tip", "all", "tip"])]
-    assert sorted(names) == find.method_names()
+    assert len(set(names)) == len(names) and {"tip", "dac"} <= set(names)
 
 
 def test_values_can_be_fixed_by_name() -> None:
@@ -105,6 +105,18 @@ def test_a_wrong_request_says_what_to_type(asked: str, said: str) -> None:
     with pytest.raises(UsageError, match="(?s)" + said.replace("[", r"\[")) as told:
         find.method(asked)
     assert "\n" not in str(told.value)
+
+
+def test_a_fixed_value_has_the_type_that_an_optional_field_declares(tmp_path: Path) -> None:
+    text = GOOD.replace(
+        "sharpness: float = 2.0", "sharpness: float = 2.0\n    steps: int | None = None\n    decay: float | None = None"
+    )
+    path = plugin(tmp_path, text, "optional.py")
+    values = find.method(f"{path}[steps=3,decay=3]").overrides
+    assert values == {"steps": 3, "decay": 3.0}
+    assert [type(value) for value in values.values()] == [int, float]
+    with pytest.raises(UsageError, match=r"steps takes a int, not '3\.5'"):
+        find.method(f"{path}[steps=3.5]")
 
 
 def test_a_file_is_a_method_and_an_edit_is_another_version(tmp_path: Path) -> None:
@@ -237,17 +249,20 @@ def test_a_built_in_that_exits_is_told_in_one_line(tmp_path: Path, monkeypatch: 
         find._import("leaving_methods", "tip")
 
 
-def test_a_method_that_trains_the_encoder_is_refused_before_a_run(tmp_path: Path) -> None:
-    training = find.method(plugin(tmp_path, GOOD + "\n    trains_encoder = True\n", "training.py"))
-    with pytest.raises(UsageError, match=r"^training declares trains_encoder = True.*leave it out of --methods\.$"):
-        find.refuse_unsupported(training)
-    find.refuse_unsupported(find.method(plugin(tmp_path, GOOD)))
+def test_all_stands_for_every_method_but_those_through_the_encoder(tmp_path: Path) -> None:
+    found = {spec.name for spec in find.methods(["all"])}
+    through = {name for name in find.method_names() if find.method(name).cls.trains_encoder}
+    assert {"clip_lora", "coop", "wise_ft"} <= through
+    assert found == set(find.method_names()) - through
+    assert [spec.name for spec in find.methods(["coop"])] == ["coop"]
+    assert find.method(plugin(tmp_path, GOOD + "\n    trains_encoder = True\n", "training.py")).trains_encoder
 
 
 @pytest.mark.parametrize("name", find.method_names())
-def test_no_method_of_ours_trains_the_encoder(name: str) -> None:
-    assert not find.method(name).cls.trains_encoder
-    find.refuse_unsupported(find.method(name))
+def test_what_a_plan_knows_of_a_method_is_what_its_class_says(name: str) -> None:
+    spec = find.method(name)
+    said = (spec.cls.version, spec.cls.trains_encoder, spec.cls.second_space)
+    assert (spec.version, spec.trains_encoder, spec.second_space) == said
 
 
 def test_another_methods_package_that_hides_ours_is_named(tmp_path: Path) -> None:

@@ -239,7 +239,7 @@ def test_a_method_that_trains_the_encoder_is_refused_in_one_line(home: Path, mak
     make_pack()
     source = FAILING.replace("LOGITS", "image").replace("    def fit", "    trains_encoder = True\n\n    def fit")
     (home / "deep.py").write_text(source)
-    with pytest.raises(UsageError, match="encoder") as told:
+    with pytest.raises(UsageError, match=r"deep trains through the encoder and needs images, but toy is a pack") as told:
         harness.run(methods=["./deep.py"], datasets=["toy"], shots=[1], seeds=[1])
     assert "\n" not in str(told.value)
 
@@ -459,12 +459,13 @@ def test_a_pack_may_stand_in_for_a_built_in_data_set(
 
 
 def test_the_reference_range_follows_the_origin_of_a_pack_and_not_its_name(make_pack: MakePack) -> None:
+    from harness import find
     from harness.plan import make_source
 
     folder = make_pack("eurosat")
     folder.rename(folder.with_name("mine"))
     source = make_source("mine", None, "single", "cpu", lambda _: None)
-    assert source.episode(1, 1, 0, False).dataset == "eurosat"
+    assert source.episode(1, 1, find.method("zero_shot").cls).dataset == "eurosat"
 
 
 def test_a_renamed_tip_adapter_import_is_searched_as_its_data_set(home: Path) -> None:
@@ -485,6 +486,6 @@ def test_a_renamed_tip_adapter_import_is_searched_as_its_data_set(home: Path) ->
     (home / "names.txt").write_text("a\nb\nc\n")
     importers.import_tip_adapter(folder, "RN50", home / "names.txt", "dtd_rn50")
     source = make_source("dtd_rn50", None, "single", "cpu", lambda _: None)
-    method = find.method("tip").cls().fit(source.episode(2, 1, 0, True))
+    method = find.method("tip").cls().fit(source.episode(2, 1, find.method("tip").cls))
     assert method.logit_grid["beta"][-1] == pytest.approx(0.1 + 199 * 12.9 / 200)
     assert method.logit_grid["alpha"][-1] == pytest.approx(0.1 + 19 * 12.9 / 20)
