@@ -28,21 +28,40 @@ def _wait(device: str) -> None:
         torch.cuda.synchronize(device)
 
 
-def reference(device: str) -> float:
-    """Seconds that a fixed piece of work takes on this device right now: about 5 ms on one idle core.
+class Meter:
+    """What work costs since it was made: processor seconds of this process on a CPU, wall time on a GPU.
 
-    Other programs slow it down as they slow down what is timed beside it, so a quotient of times stands still
-    where the times themselves do not.
+    Processor seconds leave out the time that other programs take; a GPU is waited for, and seldom shared.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+        _wait(device)
+        self._start = self._now()
+
+    def seconds(self) -> float:
+        _wait(self._device)
+        return self._now() - self._start
+
+    def _now(self) -> float:
+        return time.perf_counter() if self._device.startswith("cuda") else time.process_time()
+
+
+def reference(device: str) -> float:
+    """What a fixed piece of work costs on this device right now: about 5 ms on one idle core.
+
+    Busy neighbours, heat and power saving slow it down as they slow down what is measured beside it, so a quotient
+    of costs stands still where the costs themselves do not.
     """
     import torch
 
     square = torch.full((256, 256), 1 / 256, device=device)  # (256, 256), its own product
-    watch = Stopwatch(device)
+    meter = Meter(device)
     with torch.inference_mode():
         for _ in range(12):
             square = torch.relu(square @ square)  # (256, 256)
     sum(number * 0.5 for number in range(15_000))
-    return watch.seconds()
+    return meter.seconds()
 
 
 def reset_peak_memory(device: str) -> None:

@@ -122,19 +122,24 @@ def run_cell(cell: Cell, device: str, extract_s: float) -> list[Result]:
         before = clock.reference(device)
         episode = source.episode(cell.shots, cell.seed, cls)
         held = source.held(cell.shots, cell.seed, cls)
+        meter = clock.Meter(device)
         choice = tune(cls, cell.method.overrides, episode, cell.selection, _labelled(held, cell.selection), device)
+        costs = [meter.seconds()]
         common = _common(cell, choice, episode.support.views)
         scored = []
         for record in cell.records:
             here = held if record.source is source else record.source.held(cell.shots, cell.seed, cls)
             columns = record.source.columns
+            meter = clock.Meter(device)
             scored.append(_score_test(choice.method, here, len(episode.text.classes), columns, device))
+            costs.append(meter.seconds())
+        costs[:2] = [sum(costs[:2])]  # the first test set is that of the fit
         common["peak_memory_bytes"] = clock.peak_memory_bytes(device)
         pace = (before + clock.reference(device)) / 2
         common["provenance"] = _provenance(device, started, begun)
         return [
-            _result(cell, record, test, _timing(choice, test, predict_s, extract_s, device, pace), common)
-            for record, (test, predict_s) in zip(cell.records, scored, strict=True)
+            _result(cell, record, test, _timing(choice, test, predict_s, extract_s, device, cost, pace), common)
+            for record, (test, predict_s), cost in zip(cell.records, scored, costs, strict=True)
         ]
     except HarnessError as error:
         return _failed(cell, str(error), device, started, begun)
@@ -159,7 +164,9 @@ def _result(cell: Cell, record: Record, test: Score, timing: Timing, common: dic
     return result
 
 
-def _timing(choice: Choice, test: Score, predict_s: float, extract_s: float, device: str, pace: float) -> Timing:
+def _timing(
+    choice: Choice, test: Score, predict_s: float, extract_s: float, device: str, cost: float, pace: float
+) -> Timing:
     return Timing(
         extract_s=extract_s,
         fit_s=choice.fit_s,
@@ -167,6 +174,7 @@ def _timing(choice: Choice, test: Score, predict_s: float, extract_s: float, dev
         predict_s=predict_s,
         images_per_s=test.total / predict_s if predict_s > 0 else None,
         device=device,
+        cost_s=cost,
         reference_s=pace,
     )
 

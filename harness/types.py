@@ -271,6 +271,8 @@ class Timing(_Record, frozen=True, kw_only=True):
     synchronised: bool = True
     warmup: int = 0
     repeats: int = 1
+    # for comparing runs: processor seconds on a CPU, wall time on a GPU
+    cost_s: float | None = None  # of fit, selection and scoring; of a shifted set, of scoring alone
     reference_s: float | None = None  # of a fixed piece of work before and after: the pace of the machine just then
 
 
