@@ -186,6 +186,8 @@ class Panels:
         self.figure.text(left * 0.3, low + height / 2, y, rotation=90, ha="left", va="center")
         self.figure.draw_without_rendering()
         self.figure.set_layout_engine("none")
+        for axes in self.axes:  # the solver's last digits differ from run to run
+            axes.set_position([round(float(side), 6) for side in axes.get_position().bounds])
         return self.figure
 
 
