@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import Corrupt, NothingSelected, unknown
+from harness.errors import Corrupt, NotComparable, NothingSelected, unknown
 from harness.printing import note
 
 if TYPE_CHECKING:
@@ -24,11 +25,22 @@ FILTERS = {
     "seeds": "seed",
 }  # flag -> field of a record's identity
 ALL = "all"  # --selection all: every policy
+MIXED = {
+    "selection": "selection policies",
+    "prompts": "prompt sets",
+    "encoder": "encoders",
+}  # fields that no one ranking mixes
 
 
 def picked(options: Namespace) -> Loaded:
-    """The records of `options.results` that the filter flags of a command leave."""
-    return narrowed(load(options.results), options)
+    """The records of `options.results` that the filter flags of a command leave, fit to be ranked together: where
+    they are not, the command takes --allow-mixed, and without it they are refused."""
+    loaded = narrowed(load(options.results), options)
+    if not options.allow_mixed:
+        asked = {field for field in MIXED if getattr(options, field) is not None or options.by == field}
+        refuse_mixed(loaded.results, asked)
+        refuse_outdated(loaded.results, options.results)
+    return loaded
 
 
 def narrowed(loaded: Loaded, options: Namespace) -> Loaded:
@@ -41,6 +53,62 @@ def narrowed(loaded: Loaded, options: Namespace) -> Loaded:
         if asked is not None and not (flag == "selection" and ALL in asked):
             kept = filtered(kept, field, asked)
     return Loaded(kept, loaded.problems)
+
+
+def refuse_mixed(results: Iterable[Result], asked: Collection[str]) -> None:
+    """Refuse records of one data set under several selection policies, prompt sets or encoders, unless the command
+    names the ones to show. Policies that choose on test labels are never ranked and count for nothing here."""
+    from harness.table import UNRANKED
+
+    values: dict[str, dict[str, set[str]]] = {field: defaultdict(set) for field in MIXED}
+    for result in results:
+        for field, found in values.items():
+            value = getattr(result.identity, field)
+            if value != UNRANKED:
+                found[result.identity.dataset].add(value)
+    mixed = {
+        field: sorted(set().union(*(several for several in found.values() if len(several) > 1)))
+        for field, found in values.items()
+        if field not in asked and any(len(several) > 1 for several in found.values())
+    }
+    if not mixed:
+        return
+    what = " and several ".join(f"{MIXED[field]} ({', '.join(found)})" for field, found in mixed.items())
+    one = " ".join(f"--{field} {_usual(found)}" for field, found in mixed.items())
+    each = " ".join(f"--{field} {ALL if field == 'selection' else ','.join(found)}" for field, found in mixed.items())
+    raise NotComparable(
+        f"The same data sets were run under several {what}, which one ranking must not mix. "
+        f"Pick one: {one}. See each by itself: {each}, or --allow-mixed."
+    )
+
+
+def _usual(values: Sequence[str]) -> str:
+    """The policy that the leaderboard is ranked by; else the first."""
+    from harness.table import REFERENCES
+
+    return next((name for name in REFERENCES if name in values), values[0])
+
+
+def refuse_outdated(results: Iterable[Result], store: Path) -> None:
+    """Refuse records made from other data than the newest of their data set, where no newer record replaces them:
+    without them a method would be missing, with them it would be ranked on other images, weights or prompts."""
+    from harness.table import by_revision, cell_of
+
+    newest, older = by_revision(results)
+    replaced = {cell_of(result) for result in newest} if older else set()
+    left = [result.identity for result in older if cell_of(result) not in replaced]
+    if not left:
+        return
+
+    def named(field: str) -> str:
+        return ",".join(str(value) for value in sorted({getattr(who, field) for who in left}))
+
+    raise NotComparable(
+        f"{named('method')} on {named('dataset')}: {len(left)} records were made from other images, splits, weights or "
+        "prompts than the newest there, and nothing newer replaces them. Run them again: "
+        f"harness run --methods {named('method')} --datasets {named('dataset')} --shots {named('shots')} "
+        f"--seeds {named('seed')} --selection {named('selection')} --results {store}. To leave them out: --allow-mixed."
+    )
 
 
 def load(folder: Path) -> Loaded:
