@@ -44,7 +44,7 @@ class Cell:
     def number(self) -> str:
         """The value without its interval."""
         if isinstance(self.value, Mean):
-            return f"{self.value.mean:+.2f}" if self.signed else f"{self.value.mean:.2f}"
+            return f"{round(self.value.mean, 2) + 0.0:{'+' if self.signed else ''}.2f}"  # + 0.0: no -0.00
         return "–" if self.value is None else printable(str(self.value))
 
     @property

@@ -23,6 +23,8 @@ def table(options: Namespace) -> int:
 
     if options.format not in FORMATS:
         raise UsageError(unknown("format", options.format, FORMATS))
+    if options.published:
+        return _published(options)
     loaded = picked(options)
     sheet = sheet_of(
         make_table(loaded, policies=ALL in (options.selection or ())),
@@ -30,6 +32,37 @@ def table(options: Namespace) -> int:
         baseline=options.baseline,
         rows=options.rows,
         columns=options.columns,
+    )
+    _print(sheet, options.format)
+    return Exit.CORRUPT if loaded.problems else Exit.OK
+
+
+def _published(options: Namespace) -> int:
+    """Published figures beside ours. A store without anything comparable shows the published ones alone."""
+    from harness import published
+    from harness.beside import sheet_of_published
+    from harness.results import Loaded, Store
+    from harness.sheet import AXES
+    from harness.table import make_table
+
+    if options.baseline:
+        raise UsageError("--published and --baseline do not go together: leave one of them out.")
+    loaded = Store(options.results).load()
+    for problem in loaded.problems:
+        note(f"harness: left out: {problem}")
+    seeds = [r for r in loaded.results if options.seeds is None or r.identity.seed in options.seeds]
+    table = make_table(Loaded(seeds))
+    asked = published.Asked(
+        options.methods, options.datasets, options.encoder, options.shots, options.selection, options.prompts
+    )
+    known, rows = published.chosen(published.figures(), table, asked)
+    known, told = published.near(known, rows, asked)
+    found = published.compare(known, rows)
+    if not any(one.ours for one in found):
+        told.append(f"Nothing in {options.results} can be set beside these figures.")
+    long = options.format in ("csv", "json")
+    sheet = sheet_of_published(
+        found, by=options.by or AXES[0], rows=options.rows, columns=options.columns, long=long, notes=told
     )
     _print(sheet, options.format)
     return Exit.CORRUPT if loaded.problems else Exit.OK

@@ -39,6 +39,7 @@ ORDER = (
     "render",
     "latex",
     "page",
+    "beside",
     "published",
     "sheet",
     "table",
