@@ -21,11 +21,12 @@ class Lda(Method):
         S = mean of z z^T over the rows z less their class mean,  m = tr(S) / D
         Sigma = (1 - rho) S + rho m I,  rho = min(1, mean |z z^T - S|^2 / n / |S - m I|^2)
         logits = n(x) Sigma^-1 mu^T - mu Sigma^-1 mu / 2, all classes equally likely
-    Inputs: views (V, N, D), each a row of its own (n = V * N); image (N, D) where there are none. Trains nothing:
-    (D + 1) * C numbers in closed form. Cost grows with V * N * D^2 + D^3 + C * D^2 to fit, B * C * D to score.
-    Reference settings: none; `shrinkage` fixes rho in place of the estimate. Views of an image are no independent
-    draws, which the estimate supposes, so rho is on the low side.
-    One shot without views has no spread, S = 0: Sigma is the identity then, and the nearest class mean wins.
+    Inputs: image (N, D), n = N. Trains nothing: (D + 1) * C numbers in closed form. Cost grows with N * D^2 + D^3 +
+    C * D^2 to fit, B * C * D to score.
+    Reference settings: none; `shrinkage` fixes rho in place of the estimate. Views are not used: the estimate supposes
+    independent draws, and at one shot their spread is that of the augmentation alone (16 % on the demo's shapes, where
+    the images alone give 48 %).
+    One shot has no spread, S = 0: Sigma is the identity then, and the nearest class mean wins.
     """
 
     shrinkage: float | None = None  # rho, 0 to 1; None: Ledoit and Wolf's estimate
@@ -33,25 +34,23 @@ class Lda(Method):
     title = "Shrunk LDA"
     paper = "Friedman, Regularized Discriminant Analysis, JASA 84, 1989; Ledoit & Wolf, JMVA 88, 2004"
     year = 2004
-    views = 10
-    raw = True
 
     def fit(self, episode: Episode) -> Self:
         support, counts = _maths.class_major(episode.support, len(episode.text.classes))
-        images = _gauss.view_rows(support)  # (V, N, D)
-        of = _gauss.moments(images, counts)
-        covariance, self.rho = self._covariance(of, images, support.label)
+        image = _maths.unit(support.image)  # (N, D)
+        of = _gauss.moments(image[None], counts)
+        covariance, self.rho = self._covariance(of, image, support.label)
         weight, bias = _gauss.classifier(covariance, of.mean)
         self.weight, self.bias = weight.to(support.image), bias.to(support.image)  # (C, D), (C,)
         return self
 
-    def _covariance(self, of: _gauss.Moments, images: Tensor, label: Tensor) -> tuple[Tensor, float]:
+    def _covariance(self, of: _gauss.Moments, image: Tensor, label: Tensor) -> tuple[Tensor, float]:
         scatter = of.scatter()
         identity = torch.eye(of.total.shape[1]).to(of.total)
         if scatter is None:
             return identity, 1.0
         covariance = scatter / of.rows  # (D, D)
-        rho = ledoit_wolf(covariance, of.mean, images, label) if self.shrinkage is None else self.shrinkage
+        rho = ledoit_wolf(covariance, of.mean, image, label) if self.shrinkage is None else self.shrinkage
         size = covariance.trace() / len(covariance)
         return (1 - rho) * covariance + rho * size * identity, rho
 
@@ -62,11 +61,10 @@ class Lda(Method):
         return {"shrinkage": self.rho}
 
 
-def ledoit_wolf(covariance: Tensor, mean: Tensor, images: Tensor, label: Tensor) -> float:
-    """How far to shrink: covariance (D, D) of rows images (V, N, D) less mean (C, D) of their label (N,)."""
-    fourth = sum(float((view.double() - mean[label]).square().sum(1).square().sum()) for view in images)
-    rows = images.shape[0] * images.shape[1]
+def ledoit_wolf(covariance: Tensor, mean: Tensor, image: Tensor, label: Tensor) -> float:
+    """How far to shrink the covariance (D, D) of rows image (N, D) less the mean (C, D) of their label (N,)."""
+    rows, width = image.shape
+    fourth = float((image.double() - mean[label]).square().sum(1).square().sum())
     noise = (fourth / rows - float(covariance.square().sum())) / rows
-    size = covariance.trace() / len(covariance)
-    distance = float(covariance.square().sum() - size**2 * len(covariance))
+    distance = float(covariance.square().sum() - covariance.trace() ** 2 / width)
     return min(1.0, max(0.0, noise / distance)) if distance > 0 else 1.0

@@ -157,10 +157,9 @@ def test_at_one_shot_without_views_the_nearest_class_mean_wins():
 
 
 def test_full_shrinkage_is_the_nearest_class_mean():
-    episode = example_episode((3, 3, 3), views=2, raw=True)
+    episode = example_episode((3, 3, 3))
     image, _ = example_queries(episode)
-    rows = torch.nn.functional.normalize(episode.support.views, dim=-1).mean(0)
-    mean = torch.stack([rows[episode.support.label == c].mean(0) for c in range(3)])
+    mean = torch.stack([episode.support.image[episode.support.label == c].mean(0) for c in range(3)])
     assert torch.equal(Lda(shrinkage=1.0).fit(episode).logits(image).argmax(1), torch.cdist(image, mean).argmin(1))
 
 
