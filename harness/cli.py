@@ -165,6 +165,9 @@ def _add_methods(commands: Any) -> None:
         group, "info", "method_commands:methods_info", "explain a method: its source, its fields, its search space"
     )
     info.add_argument("name")
+    new = _command(group, "new", "method_commands:methods_new", "write a file that a method of your own begins with")
+    new.add_argument("name", help="the name that it will have in tables")
+    new.add_argument("--folder", type=Path, default=Path(), metavar="DIR", help="where to write it (default: here)")
     test = _command(
         group, "test", "method_commands:methods_test", "check a method, by name or file, against the contract"
     )
@@ -217,6 +220,7 @@ def _add_features(commands: Any) -> None:
     export.add_argument("--encoder", metavar="NAME[:PRETRAINED]")
     export.add_argument("--prompts", default="single", metavar="SET")
     export.add_argument("--device", default="auto")
+    export.add_argument("--second-space", action="store_true", help="also the features of the image adapters (imo)")
     verify = _command(group, "verify", "feature_commands:verify", "check packs and cache entries to the last byte")
     verify.add_argument("name", nargs="?", help="a pack or a folder (default: all)")
 

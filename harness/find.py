@@ -30,7 +30,19 @@ from harness.types import Dataset, Method
 
 ENTRY_POINTS = "harness.methods"
 KINDS = (bool, int, float, str)  # of values fixed on the command line
-FACTS = ("version", "trains_encoder", "second_space")  # of a class, that a plan must know
+FACTS = (  # of a class, that plans and lists must know
+    "version",
+    "title",
+    "paper",
+    "year",
+    "parameters",
+    "views",
+    "second_space",
+    "trains_encoder",
+    "pixels",
+    "transductive",
+    "deterministic",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,14 +52,21 @@ class MethodSpec:
     name: str
     version: str
     load: Callable[[], type[Method]]
-    trains_encoder: bool = False  # as its class says; known without importing a built-in one
-    second_space: str = ""
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of its class, see FACTS
     overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def cls(self) -> type[Method]:
         """Its class; a built-in one is imported, and torch with it, when this is first asked for."""
         return self.load()
+
+    @property
+    def trains_encoder(self) -> bool:
+        return bool(self.facts.get("trains_encoder"))
+
+    @property
+    def second_space(self) -> str:
+        return str(self.facts.get("second_space", ""))
 
 
 # -- methods -----------------------------------------------------------------------------------------
@@ -87,10 +106,8 @@ def methods(asked: Iterable[str]) -> list[MethodSpec]:
 
 def _named(name: str) -> MethodSpec:
     if name in _module_names("methods"):
-        facts = _facts(name)
-        return MethodSpec(
-            name, facts["version"], partial(_built_in, name), bool(facts["trains_encoder"]), facts["second_space"]
-        )
+        facts = _remembered(name)
+        return MethodSpec(name, facts["version"], partial(_built_in, name), facts)
     for point in _entry_points():
         if _canonical(point.name) == name:
             return _from_entry_point(point)
@@ -102,9 +119,15 @@ def _built_in(name: str) -> type[Method]:
     return _only_method(_import("methods", name), f"methods/{name}.py")
 
 
-def _facts(name: str) -> dict[str, Any]:
-    """What a plan must know of a built-in method: its version and its needs. It is remembered while no file of the
-    folder changes, because a run that finds all its cells done needs no more, and importing one imports torch."""
+def facts_of(cls: type[Method]) -> dict[str, Any]:
+    """What a class says of itself, and how many configurations its grids have."""
+    sizes = [len(values) for grid in (cls.fit_grid, cls.logit_grid) for values in grid.values()]
+    return {fact: getattr(cls, fact) for fact in FACTS} | {"configurations": math.prod(sizes)}
+
+
+def _remembered(name: str) -> dict[str, Any]:
+    """What plans and lists must know of a built-in method. It is remembered while no file of the folder changes,
+    because a run that finds all its cells done needs no more, and importing a method imports torch."""
     folder = _package("methods")
     stats = [(path.name, path.stat()) for path in sorted([*folder.glob("*.py"), Path(types.__file__)])]
     stamp = files.digest_of([str(folder), FACTS, [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]])
@@ -113,10 +136,9 @@ def _facts(name: str) -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         known = json.loads(card.read_text())
         if known["stamp"] == stamp:
-            remembered = {name: {fact: facts[fact] for fact in FACTS} for name, facts in known["methods"].items()}
+            remembered = {name: dict(facts) for name, facts in known["methods"].items()}
     if name not in remembered:
-        cls = _built_in(name)
-        remembered[name] = {fact: getattr(cls, fact) for fact in FACTS}
+        remembered[name] = facts_of(_built_in(name))
         with contextlib.suppress(Missing):  # a cache that cannot be written costs time alone
             files.write_atomic(card, json.dumps({"stamp": stamp, "methods": remembered}).encode())
     return remembered[name]
@@ -145,7 +167,7 @@ def _plugin(path: Path) -> MethodSpec:
             del sys.modules[module_name]
             raise _import_failed(f"{path}{_line_of(error, path)}", error) from error
     cls = _only_method(module, str(path))
-    return MethodSpec(path.stem, f"{cls.version}+{digest}", lambda: cls, cls.trains_encoder, cls.second_space)
+    return MethodSpec(path.stem, f"{cls.version}+{digest}", lambda: cls, facts_of(cls))
 
 
 def _from_entry_point(point: EntryPoint) -> MethodSpec:
@@ -159,7 +181,7 @@ def _from_entry_point(point: EntryPoint) -> MethodSpec:
     _check_contract(cls, point.value)
     release = point.dist.version if point.dist else ""
     name = _canonical(point.name)
-    return MethodSpec(name, f"{cls.version}+{release}", lambda: cls, cls.trains_encoder, cls.second_space)
+    return MethodSpec(name, f"{cls.version}+{release}", lambda: cls, facts_of(cls))
 
 
 def _only_method(module: ModuleType, place: str) -> type[Method]:

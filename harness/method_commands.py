@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import textwrap
 from argparse import Namespace
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import Exit, UsageError
@@ -28,32 +30,50 @@ def methods_list(options: Namespace) -> int:
     if options.json:
         print_json(rows)
     else:
-        headers = ("name", "title", "paper", "year", "trains", "views", "configurations")
-        print_grid(headers, [[row[header] for header in headers] for row in rows])
+        headers = ("name", "title", "year", "trained parameters", "needs", "configurations", "paper")
+        print_grid(headers, [_line(row) for row in rows])
     return Exit.SOME_FAILED if broken else Exit.OK
 
 
-def _about(spec: MethodSpec) -> dict[str, Any]:
-    """What a method says of itself."""
-    from harness.types import Method
+def _line(row: Mapping[str, Any]) -> list[Any]:
+    parameters = row["parameters"] if row["trains"] else "none"
+    paper = textwrap.shorten(row["paper"], 70, placeholder=" …")
+    return [
+        row["name"], row["title"], row["year"] or "", parameters, ", ".join(row["needs"]), row["configurations"], paper
+    ]  # fmt: skip
 
-    cls, default = spec.cls, spec.cls()
-    sizes = [len(values) for grid in (default.fit_grid, default.logit_grid) for values in grid.values()]
-    configurations = 1
-    for size in sizes:
-        configurations *= size
+
+def _about(spec: MethodSpec) -> dict[str, Any]:
+    """What a method says of itself, without importing it where that can be helped."""
+    facts = spec.facts
     return {
         "name": spec.name,
-        "title": cls.title or spec.name,
-        "paper": cls.paper,
-        "year": cls.year,
+        "title": facts["title"] or spec.name,
+        "paper": facts["paper"],
+        "year": facts["year"],
         "version": spec.version,
-        "trains": cls.trained_parameters is not Method.trained_parameters,
-        "views": cls.views,
-        "transductive": cls.transductive,
-        "trains_encoder": cls.trains_encoder,
-        "configurations": configurations,
+        "trains": facts["parameters"] != "0",
+        "parameters": facts["parameters"],
+        "needs": _needs(facts),
+        "views": facts["views"],
+        "transductive": facts["transductive"],
+        "trains_encoder": facts["trains_encoder"],
+        "deterministic": facts["deterministic"],
+        "configurations": facts["configurations"],
     }
+
+
+def _needs(facts: Mapping[str, Any]) -> list[str]:
+    """What a method asks for beside support features and text."""
+    wanted = {
+        f"{facts['views']} views": facts["views"],
+        "second space": facts["second_space"],
+        "encoder": facts["trains_encoder"],
+        "images": facts["pixels"],
+        "all queries at once": facts["transductive"],
+        "validation": facts["configurations"] > 1,
+    }
+    return [need for need, asked in wanted.items() if asked]
 
 
 def methods_info(options: Namespace) -> int:
@@ -76,7 +96,9 @@ def methods_info(options: Namespace) -> int:
     if options.json:
         print_json(about)
         return Exit.OK
-    print(f"{about['name']}: {about['title']}\n{about['paper']}\n\n{about['doc']}\n")
+    print(f"{about['name']}: {about['title']}\n{about['paper'] or 'no paper'} ({about['year'] or 'no year'})\n")
+    needs = ", ".join(about["needs"]) or "nothing more"
+    print(f"{about['doc']}\n\nTrained parameters: {about['parameters']}. Needs: {needs}.\n")
     for name, value in about["fields"].items():
         print(f"  {name} = {value!r}{_searched(about, name)}")
     print(f"\n{about['configurations']} configurations are tried where validation labels may be used.")
@@ -90,6 +112,18 @@ def _searched(about: dict[str, Any], name: str) -> str:
             shown = ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values[:6])
             return f"   searched: {shown}" + (f", … {values[-1]:g} ({len(values)} values)" if len(values) > 6 else "")
     return ""
+
+
+def methods_new(options: Namespace) -> int:
+    """Write a method to begin with."""
+    from harness.scaffold import write_method
+
+    path = write_method(options.name, options.folder)
+    if options.json:
+        print_json({"path": str(path)})
+    else:
+        print(f"Wrote {path}. Check it: harness methods test {path}   Run it: harness run --methods zero_shot,{path}")
+    return Exit.OK
 
 
 def methods_test(options: Namespace) -> int:

@@ -119,6 +119,7 @@ class Method(ABC):
     title: ClassVar[str] = ""  # the name in papers
     paper: ClassVar[str] = ""  # authors, venue, identifier
     year: ClassVar[int | None] = None
+    parameters: ClassVar[str] = "0"  # how many numbers `fit` trains, as a formula in N, K, C, D and the like
     fit_grid: Grid = {}  # values that need a new fit
     logit_grid: Grid = {}  # values read by `logits` alone
     views: ClassVar[int] = 0  # augmented views of each support image that `fit` would like

@@ -43,6 +43,7 @@ class ClipLora(Method):
     title = "CLIP-LoRA"
     paper = "Zanella and Ben Ayed, Low-Rank Few-Shot Adaptation of Vision-Language Models, 2405.18541"
     year = 2024
+    parameters = "6 * R * W * L"
     trains_encoder = True
     pixels = True
     deterministic = False

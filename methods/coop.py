@@ -37,6 +37,7 @@ class Coop(Method):
     title = "CoOp"
     paper = "Zhou et al., Learning to Prompt for Vision-Language Models, 2109.01134"
     year = 2022
+    parameters = "M * W"
     views = 10
     trains_encoder = True
     deterministic = False

@@ -35,6 +35,7 @@ class Dac(DacV):
     text_steps: int = 100
 
     title = "DAC"
+    parameters = "D * D + C * D"
     logit_grid = {"text_lr": (1e-4, 3e-4, 1e-3), **DacV.logit_grid}
 
     def fit(self, episode: Episode) -> Self:

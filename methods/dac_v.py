@@ -47,6 +47,7 @@ class DacV(Tip):
     title = "DAC-V"
     paper = "Gondal et al., Domain Aligned CLIP for Few-shot Classification, WACV 2024, 2311.09191"
     year = 2024
+    parameters = "D * D"
     deterministic = False
     fit_grid = {"tau": (0.1, 0.05)}
     logit_grid = {**search_grid(""), "alpha": [0.0, *search_grid("")["alpha"]]}

@@ -35,6 +35,7 @@ class TipF(Tip):
     train_beta: float = 1.0
 
     title = "Tip-Adapter-F"
+    parameters = "N * D"
     deterministic = False
 
     def fit(self, episode: Episode) -> Self:

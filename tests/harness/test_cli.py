@@ -313,6 +313,44 @@ def test_methods_list_and_info(harness_command: Command) -> None:
     assert "Tip-Adapter" in harness_command("methods", "list")[1]
 
 
+def test_methods_list_tells_needs_and_imports_no_torch(home: Path, harness_command: Command) -> None:
+    harness_command("methods", "list")  # the card is filled
+    code = (
+        "import sys\nfrom harness.cli import main\ncode = main(['methods', 'list', '--json'])\n"
+        "assert 'torch' not in sys.modules, 'torch'\nsys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    rows = {row["name"]: row for row in json.loads(done.stdout)}
+    assert rows["tip"]["needs"] == ["10 views", "validation"] and not rows["tip"]["trains"]
+    assert rows["coop"]["needs"] == ["10 views", "encoder"] and rows["coop"]["trains"]
+    assert rows["clip_lora"]["needs"] == ["encoder", "images"]
+    assert rows["zero_shot"]["needs"] == []
+
+
+def test_a_new_method_is_short_passes_the_contract_and_runs(
+    home: Path, harness_command: Command, make_pack: Any
+) -> None:
+    code, out, _ = harness_command("methods", "new", "My-Adapter")
+    path = home / "my_adapter.py"
+    assert code == 0 and "harness methods test my_adapter.py" in out
+    assert len(path.read_text().splitlines()) <= 33
+    assert harness_command("methods", "test", "my_adapter.py")[0] == 0
+    make_pack()
+    code, out, _ = harness_command("run", "--methods", "my_adapter.py", *TOY)
+    assert code == 0 and "my_adapter" in out
+    code, _, err = harness_command("methods", "new", "my_adapter")
+    assert code == 2 and "left as it is" in err
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("tip", "exists already"), ("2fast", "no name"), ("class", "no name"), ("../up", "no name")]
+)
+def test_a_bad_name_for_a_new_method_is_refused(harness_command: Command, home: Path, name: str, said: str) -> None:
+    code, _, err = harness_command("methods", "new", name)
+    assert (code, said in err) == (2, True)
+    assert not list(home.parent.rglob("*.py"))
+
+
 def test_methods_test_tells_what_is_wrong(home: Path, harness_command: Command) -> None:
     assert harness_command("methods", "test", "zero_shot")[0] == 0
     (home / "bad.py").write_text(

@@ -261,8 +261,12 @@ def test_all_stands_for_every_method_but_those_through_the_encoder(tmp_path: Pat
 @pytest.mark.parametrize("name", find.method_names())
 def test_what_a_plan_knows_of_a_method_is_what_its_class_says(name: str) -> None:
     spec = find.method(name)
-    said = (spec.cls.version, spec.cls.trains_encoder, spec.cls.second_space)
-    assert (spec.version, spec.trains_encoder, spec.second_space) == said
+    assert {fact: getattr(spec.cls, fact) for fact in find.FACTS} == {fact: spec.facts[fact] for fact in find.FACTS}
+    assert (spec.version, spec.trains_encoder, spec.second_space) == (
+        spec.cls.version,
+        spec.cls.trains_encoder,
+        spec.cls.second_space,
+    )
 
 
 def test_another_methods_package_that_hides_ours_is_named(tmp_path: Path) -> None:
