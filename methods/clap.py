@@ -16,7 +16,7 @@ from methods.zs_lp import ZsLp
 class Clap(ZsLp):
     """Add to ZS-LP's loss a penalty on leaving the text embeddings, with one fixed multiplier per class.
 
-    Silva-Rodríguez et al. 2024, CVPR, arXiv 2312.12730, eq. 6-8, the released "l2" constraint:
+    Silva-Rodríguez et al. 2024, CVPR, arXiv 2312.12730, the released "l2" constraint:
         loss = cross-entropy + mean_c lambda_c * |w_c - t_c|^2
         lambda_c = mean, over the support rows of class c, of the zero-shot probability of c
     Inputs, trained parameters (C * D), cost and settings: as ZS-LP. lambda (C,) comes from all V * N rows at the

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -45,23 +45,14 @@ class LinearProbe(Method):
     title = "Linear probe"
     paper = "Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2103.00020"
     year = 2021
+    parameters = "C * (D + 1)"
     raw = True
     fit_grid = {"c": tuple(10 ** (k / 2) for k in range(-8, 5))}
 
     def fit(self, episode: Episode) -> Self:
-        image, label = episode.support.image.double(), episode.support.label  # (N, D), (N,)
-        # The same problem in coordinates that the solver finds easy: the bias takes up the centre, and lengths of
-        # about 4 balance weights and bias. On the demo's features this halves the iterations.
-        centre = image.mean(0)  # (D,)
-        size = (image - centre).square().sum(1).mean().sqrt() / 4
-        objective = _ridge((image - centre) / size, label, len(episode.text.classes), self.c * float(size) ** 2)
-        start = image.new_zeros(len(episode.text.classes) * (image.shape[1] + 1))
-        solution, self.iterations, self.gradient = _lbfgs(objective, start, self.tol, self.max_iterations)
+        (solution,) = logistic_path(episode, [self.c], self.tol, self.max_iterations)
+        self.weight, self.bias, self.iterations, self.gradient = solution
         assert self.iterations > 0, "the solver stopped where it started"
-        solution = solution.reshape(len(episode.text.classes), -1)  # (C, D + 1)
-        weight = solution[:, :-1] / size  # (C, D)
-        bias = solution[:, -1] - weight @ centre  # (C,)
-        self.weight, self.bias = weight.to(episode.support.image), bias.to(episode.support.image)
         return self
 
     def logits(self, image: Tensor) -> Tensor:
@@ -72,6 +63,34 @@ class LinearProbe(Method):
 
     def facts(self) -> dict[str, float | int | str]:
         return {"iterations": self.iterations, "relative_gradient": self.gradient}
+
+
+def logistic_path(
+    episode: Episode, strengths: Sequence[float], tol: float, max_iterations: int
+) -> list[tuple[Tensor, Tensor, int, float]]:
+    """Solve for every C_, each from where the solutions before point to.
+
+    Gives weight (C, D), bias (C,), iterations and relative gradient of each.
+    """
+    image, label = episode.support.image.double(), episode.support.label  # (N, D), (N,)
+    classes = len(episode.text.classes)
+    # The same problem in coordinates that the solver finds easy: the bias takes up the centre, and lengths of
+    # about 4 balance weights and bias. On the demo's features this halves the iterations.
+    centre = image.mean(0)  # (D,)
+    size = (image - centre).square().sum(1).mean().sqrt() / 4
+    theta = turn = image.new_zeros(classes * (image.shape[1] + 1))
+    path: list[tuple[Tensor, Tensor, int, float]] = []
+    for c in strengths:
+        objective = _ridge((image - centre) / size, label, classes, c * float(size) ** 2)
+        # Along even steps of log C_ the weights move nearly straight on: a sixth of the iterations.
+        new, iterations, gradient = _lbfgs(objective, theta + turn, tol, max_iterations)
+        turn = new - theta if path else turn
+        theta = new
+        solution = theta.reshape(classes, -1)  # (C, D + 1)
+        weight = solution[:, :-1] / size  # (C, D)
+        bias = solution[:, -1] - weight @ centre  # (C,)
+        path.append((weight.to(episode.support.image), bias.to(episode.support.image), iterations, gradient))
+    return path
 
 
 def _ridge(image: Tensor, label: Tensor, classes: int, c: float) -> Objective:

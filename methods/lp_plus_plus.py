@@ -17,7 +17,7 @@ from methods import _maths, _training
 class LpPlusPlus(Method):
     """Train visual prototypes and, for each class, the weight of its text beside them, with steps that the data set.
 
-    Huang et al. 2024, CVPR, arXiv 2404.02285, eq. 3 and algorithm 1, with F (N, D) and T (C, D) unit norm:
+    Huang et al. 2024, CVPR, arXiv 2404.02285, with F (N, D) and T (C, D) unit norm:
         logits_c = x.w_c + b_c + alpha_c * (x.T_c)          (no temperature)
         w from the class sums of F, b from 0, alpha from 250 * mean over c of the mean of F_i.T_c within c
         step sizes: 4 N / lambda_max(F^T F) for w and b;  N / (4 max_c sum_i (F_i.T_c)^2) for alpha

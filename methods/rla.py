@@ -17,7 +17,7 @@ from methods import _maths, _training
 class Rla(Method):
     """Train a square map of the final image features by cross-entropy with a penalty on leaving the identity.
 
-    Fahes et al. 2024, arXiv 2410.05270, the regularised linear adapter beside ProLIP (its eq. 4 with W0 = I):
+    Fahes et al. 2024, arXiv 2410.05270, the regularised linear adapter beside ProLIP:
         logits = scale * n(x W) T^T,  loss = cross-entropy + strength * |W - I|^2_F     (a sum over D^2 entries)
     Inputs: views (V, N, D), or image (N, D) where there are none. Trained parameters: D^2, W from the identity.
     Cost grows with epochs * N * D * (D + C).

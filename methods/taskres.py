@@ -17,7 +17,7 @@ from methods import _maths, _training
 class TaskRes(Method):
     """Leave the text classifier as it is and train what is added to it, by cross-entropy on the support images.
 
-    Yu et al. 2023, CVPR, arXiv 2211.10277, section 3.2 (task residual tuning):
+    Yu et al. 2023, CVPR, arXiv 2211.10277:
         t'_c = t_c + alpha * E_c,  logits = scale * n(x) n(t')^T
     Inputs: views (V, N, D), or image (N, D) where there are none; t (C, D), the mean of raw prompt embeddings.
     Its length matters: a residual turns a long vector less. Packs without raw text have length 1. Trained

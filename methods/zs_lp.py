@@ -16,7 +16,7 @@ from methods import _maths, _training
 class ZsLp(Method):
     """Train class prototypes from the text embeddings by cross-entropy on the support images, without validation.
 
-    Silva-Rodríguez et al. 2024, CVPR, arXiv 2312.12730, eq. 2 with zero-shot initialisation (section 3):
+    Silva-Rodríguez et al. 2024, CVPR, arXiv 2312.12730, the linear probe with zero-shot initialisation:
         logits = scale * n(x) n(w)^T,  w (C, D) from the mean of raw prompt embeddings
     Inputs: views (V, N, D), V = 20, or image (N, D) where there are none. Trained parameters: C * D. Cost grows
     with epochs * N * C * D.
