@@ -65,6 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_run(commands)
     _add_table(commands)
     _add_plot(commands)
+    _add_check(commands)
     _add_methods(commands)
     _add_data(commands)
     _add_features(commands)
@@ -156,6 +157,25 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
     _list_flag(parser, "--selection", _words, "these policies only; all sets them side by side", None)
     for name in ("--shots", "--seeds"):
         _list_flag(parser, name, _numbers, "these only", None)
+
+
+def _add_check(commands: Any) -> None:
+    check = _command(commands, "check", "check_commands:check", "compare a store with a baseline; 4 means worse",
+                     json=False)  # fmt: skip
+    check.add_argument("--baseline", type=_path, default=Path("results/baseline.json"), metavar="FILE",
+                       help="what was committed (default: results/baseline.json)")  # fmt: skip
+    check.add_argument(
+        "--results", type=_path, default=Path("results"), metavar="DIR", help="the store (default: results)"
+    )
+    check.add_argument("--run", action="store_true", help="first compute what the store lacks of the baseline")
+    check.add_argument("--accuracy-tolerance", type=float, default=0.0, metavar="P",
+                       help="points let pass (default: 0)")  # fmt: skip
+    check.add_argument("--time-factor", type=float, metavar="F", help="slow-down let pass (default: 1.05); if given, "
+                       "another machine is an error")  # fmt: skip
+    check.add_argument("--alpha", type=float, default=0.01, metavar="A", help="chance of a false alarm (default: 0.01)")
+    check.add_argument("--format", default="term", metavar="FORMAT", help="term (default), json, github or junit")
+    check.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
+    check.add_argument("--update", action="store_true", help="write the store as the new baseline; say what changes")
 
 
 def _add_methods(commands: Any) -> None:
