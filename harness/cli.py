@@ -65,6 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_run(commands)
     _add_table(commands)
     _add_plot(commands)
+    _add_report(commands)
     _add_check(commands)
     _add_methods(commands)
     _add_data(commands)
@@ -148,6 +149,13 @@ def _add_plot(commands: Any) -> None:
     _list_flag(plot, "--format", _words, "png, svg, pdf (default: all three, in DIR/plots)", None)
     plot.add_argument("--x", default="fit", help="pareto: fit (seconds, default), select (seconds) or parameters")
     _add_filters(plot)
+
+
+def _add_report(commands: Any) -> None:
+    report = _command(commands, "report", "plot_commands:report", "write one page with tables and figures")
+    report.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="the store")
+    report.add_argument("--output", type=_path, metavar="FILE", help="the page (default: DIR/report.html)")
+    _add_filters(report)
 
 
 def _add_filters(parser: argparse.ArgumentParser) -> None:

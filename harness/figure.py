@@ -187,7 +187,8 @@ class Panels:
         self.figure.draw_without_rendering()
         self.figure.set_layout_engine("none")
         for axes in self.axes:  # the solver's last digits differ from run to run
-            axes.set_position([round(float(side), 6) for side in axes.get_position().bounds])
+            left, low, width, height = (round(float(side), 6) for side in axes.get_position().bounds)
+            axes.set_position((left, low, width, height))
         return self.figure
 
 

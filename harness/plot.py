@@ -33,7 +33,7 @@ from harness.figure import (
     shown,
 )
 from harness.stats import ALPHA, FEWEST_TO_FLIP, Mean, mean_with_interval, pairwise, test_name
-from harness.table import Row, Table, _comparable, _sources, label_of, make_table
+from harness.table import REFERENCES, Row, Table, _comparable, _sources, label_of, make_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -85,7 +85,7 @@ def make_plot(kind: str, loaded: Loaded, *, cost: str = "fit", known: Iterable[s
 
 def save(plot: Plot, path: Path) -> None:
     """Write the figure; the suffix says in which format."""
-    _write(path, image(plot.figure, path.suffix[1:].lower()))
+    write(path, image(plot.figure, path.suffix[1:].lower()))
 
 
 def write_data(plot: Plot, path: Path) -> None:
@@ -94,7 +94,7 @@ def write_data(plot: Plot, path: Path) -> None:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(plot.data[0])
     writer.writerows([_safe(value) for value in point.values()] for point in plot.data)
-    _write(path, out.getvalue().encode("utf-8", "backslashreplace"))
+    write(path, out.getvalue().encode("utf-8", "backslashreplace"))
 
 
 def _safe(value: Any) -> Any:
@@ -102,7 +102,8 @@ def _safe(value: Any) -> Any:
     return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
 
 
-def _write(path: Path, content: bytes) -> None:
+def write(path: Path, content: bytes) -> None:
+    """Write a file and the folders that lead to it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_atomic(path, content)
@@ -116,8 +117,9 @@ def _check_one_group(table: Table) -> None:
     for flag in ("encoder", "selection", "prompts"):
         found = sorted({getattr(row, flag) for row in table.rows})
         if len(found) > 1:
+            usual = next(name for name in (*REFERENCES, *found) if name in found)
             raise NotComparable(
-                f"One figure shows one {flag}, and these records have {', '.join(found)}. Choose: --{flag} {found[0]}"
+                f"One figure shows one {flag}, and these records have {', '.join(found)}. Choose: --{flag} {usual}"
             )
 
 
@@ -279,7 +281,7 @@ def _costs(table: Table, results: Sequence[Result], cost: str) -> dict[Key, floa
 
 def _machine(result: Result) -> str:
     made = result.provenance.get("machine") or {}
-    return ", ".join(f"{name} {made[name]}" for name in ("cpu", "cores", "gpu", "threads", "system") if made.get(name))
+    return ", ".join(f"{name} {value}" for name, value in made.items() if value is not None)
 
 
 def _mark_front(data: Sequence[Point], ranked: set[Key], cost: str) -> None:

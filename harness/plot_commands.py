@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import Exit, Missing, UsageError, unknown
-from harness.pick import load, narrowed
+from harness.pick import load, narrowed, refuse_outdated
 from harness.printing import note, print_json
 
 if TYPE_CHECKING:
@@ -45,8 +45,30 @@ def _records(options: Namespace) -> tuple[list[str], Loaded]:
     """The names of all methods of a store, which fix their colours, and the records that the flags leave."""
     from harness.table import label_of
 
-    loaded = load(options.results)
-    return [label_of(result) for result in loaded.results], narrowed(loaded, options)
+    everything = load(options.results)
+    loaded = narrowed(everything, options)
+    refuse_outdated(loaded.results, options.results)
+    return [label_of(result) for result in everything.results], loaded
+
+
+def report(options: Namespace) -> int:
+    """Write one page about a store."""
+    _need("matplotlib", "report")
+    _need("jinja2", "report")
+    from harness.plot import write
+    from harness.report import make_report
+
+    everything, loaded = _records(options)
+    made = make_report(loaded, known=everything)
+    path = options.output or options.results / "report.html"
+    write(path, made.html.encode())
+    for line in made.notes:
+        note(f"harness: {line}")
+    if options.json:
+        print_json({"file": str(path), "bytes": len(made.html.encode()), "notes": made.notes})
+    else:
+        print(path)
+    return Exit.CORRUPT if loaded.problems else Exit.OK
 
 
 def _need(package: str, extra: str) -> None:
