@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from argparse import Namespace
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
@@ -60,12 +61,12 @@ def refuse_mixed(results: Iterable[Result], asked: Collection[str]) -> None:
     names the ones to show. Policies that choose on test labels are never ranked and count for nothing here."""
     from harness.table import UNRANKED
 
+    kinds = {(who.dataset, who.selection, who.prompts, who.encoder) for who in (result.identity for result in results)}
     values: dict[str, dict[str, set[str]]] = {field: defaultdict(set) for field in MIXED}
-    for result in results:
-        for field, found in values.items():
-            value = getattr(result.identity, field)
+    for dataset, *kind in kinds:
+        for field, value in zip(MIXED, kind, strict=True):
             if value != UNRANKED:
-                found[result.identity.dataset].add(value)
+                values[field][dataset].add(value)
     mixed = {
         field: sorted(set().union(*(several for several in found.values() if len(several) > 1)))
         for field, found in values.items()
@@ -116,6 +117,7 @@ def load(folder: Path) -> Loaded:
     from harness.results import Store
 
     loaded = Store(folder).load()
+    gc.freeze()  # records stay to the end: the collector need not walk through them again and again
     for problem in loaded.problems:
         note(f"harness: left out: {problem}")
     if not loaded.results:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
@@ -162,28 +163,31 @@ def _sign_flips(differences: NDArray[np.float64]) -> NDArray[np.float64]:
     scaled = differences / np.sqrt((squares + squares.mean()) / 2)  # (D, Q)
     observed = np.abs(scaled.sum(axis=0))  # (Q,)
     order = np.argsort(observed, kind="stable")  # smallest first
-    scaled, bar = scaled[:, order], observed[order] * (1 - 1e-9)
-    signs = _signs(len(differences))  # (F, D)
+    scaled, bar = scaled[:, order].T.copy(), observed[order, None] * (1 - 1e-9)  # (Q, D), (Q, 1)
+    signs = _signs(len(differences))  # (D, F)
     reached = np.zeros(len(order))
-    step = max(1, 1_000_000 // len(order))
-    for start in range(0, len(signs), step):
-        flipped = np.abs(signs[start : start + step] @ scaled)  # (F, Q)
-        reached += (np.maximum.accumulate(flipped, axis=1) >= bar).sum(axis=0)
+    step = max(1, 1_000_000 // len(order))  # at most a million numbers at a time
+    for start in range(0, signs.shape[1], step):
+        flipped = scaled @ signs[:, start : start + step]  # (Q, F)
+        np.abs(flipped, out=flipped)
+        np.maximum.accumulate(flipped, axis=0, out=flipped)
+        reached += np.count_nonzero(flipped >= bar, axis=1)
     p = np.empty(len(order))
-    p[order] = np.maximum.accumulate(reached[::-1] / len(signs))[::-1]
+    p[order] = np.maximum.accumulate(reached[::-1] / signs.shape[1])[::-1]
     return p
 
 
+@lru_cache(maxsize=4)
 def _signs(sets: int) -> NDArray[np.float64]:
-    """Sign flips of data sets, (F, D), the first of which flips none. The first data set keeps its sign: turning
+    """Sign flips of data sets, (D, F), the first of which flips none. The first data set keeps its sign: turning
     all of them over changes no absolute value."""
     import numpy as np
 
     if 2 ** (sets - 1) <= MOST_FLIPS:
-        bits = np.arange(2 ** (sets - 1))[:, None] >> np.arange(sets - 1)  # (F, D - 1)
-        return np.hstack([np.ones((len(bits), 1)), 1.0 - 2.0 * (bits & 1)])
-    signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(MOST_FLIPS, sets))
-    signs[0] = 1.0
+        bits = np.arange(2 ** (sets - 1)) >> np.arange(sets - 1)[:, None]  # (D - 1, F)
+        return np.vstack([np.ones(2 ** (sets - 1)), 1.0 - 2.0 * (bits & 1)])
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(sets, MOST_FLIPS))
+    signs[:, 0] = 1.0
     return signs
 
 

@@ -111,12 +111,9 @@ def _comparable(results: Iterable[Result]) -> tuple[list[Result], list[str]]:
     encoder, and of the newest version of each method. What is left out is told, and counts as missing."""
     newest_data, old_data = by_revision(results)
     code = {result.identity.method: result.identity.method_version for result in newest_data}
-    newest = {
-        cell_of(result): result
-        for result in newest_data
-        if code[result.identity.method] == result.identity.method_version
-    }
-    old_code = sum(code[result.identity.method] != result.identity.method_version for result in newest_data)
+    current = [result for result in newest_data if code[result.identity.method] == result.identity.method_version]
+    newest = {cell_of(result): result for result in current}
+    old_code = len(newest_data) - len(current)
     notes = []
     if old_data:
         notes.append(f"{len(old_data)} older records are left out: made from other images, weights or prompts.")
@@ -145,8 +142,10 @@ def cell_of(result: Result) -> tuple[Any, ...]:
 
 def label_of(result: Result) -> str:
     """The method with its fixed values: `tip[alpha=1.0]`."""
+    if not result.identity.overrides:
+        return result.identity.method
     fixed = ",".join(f"{name}={value}" for name, value in result.identity.overrides.items())
-    return f"{result.identity.method}[{fixed}]" if fixed else result.identity.method
+    return f"{result.identity.method}[{fixed}]"
 
 
 _label = label_of
@@ -160,8 +159,7 @@ def _data_set(result: Result) -> tuple[str, ...]:
 def _data_digests(result: Result) -> tuple[Any, ...]:
     """The split by name, and digests of all that a result is made from, but for the drawn shots and what follows
     from them."""
-    drawn = [(name, value) for name, value in result.digests.items() if name not in DRAWN]
-    return result.identity.split, *sorted(drawn)
+    return result.identity.split, frozenset([item for item in result.digests.items() if item[0] not in DRAWN])
 
 
 def _sources(results: Sequence[Result]) -> dict[str, str]:

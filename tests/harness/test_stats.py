@@ -120,7 +120,7 @@ def test_many_data_sets_are_flipped_at_random_and_always_alike() -> None:
     accuracy = board(20, 1, 4)
     first, again = (stats.pairwise(accuracy, [1000] * 20) for _ in range(2))
     assert np.array_equal(first, again)
-    assert len(stats._signs(20)) == stats.MOST_FLIPS
+    assert stats._signs(20).shape == (20, stats.MOST_FLIPS)
     for pair in [(0, 1), (2, 3)]:
         difference = np.array([found[0, pair[0]] - found[0, pair[1]] for found in accuracy])
         uncorrected = scipy_stats.permutation_test(

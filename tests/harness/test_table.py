@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
+import time
 
 import msgspec
 import pytest
@@ -253,3 +255,120 @@ def test_problems_of_the_store_are_shown_with_the_table() -> None:
 
 def test_no_records_make_an_empty_table() -> None:
     assert make_table(Loaded([])).rows == []
+
+
+# -- verdicts, intervals of ranks, policies side by side ---------------------------------------------
+
+
+def many(gaps: dict[str, int], sets: int = 6, **changes: object) -> list[Result]:
+    """Methods that differ by a fixed number of right answers of 1,000 on every data set, up to a little noise."""
+    noise = (0, 1, -1)
+    return store(
+        {
+            method: {f"d{i}": [600 + 10 * i + gap + noise[(i + len(method)) % 3]] * 3 for i in range(sets)}
+            for method, gap in gaps.items()
+        },
+        **changes,
+    )
+
+
+def test_rank_intervals_and_corrected_verdicts_stand_in_the_rows() -> None:
+    rows = make_table(Loaded(many({"a": 100, "bb": 99, "ccc": 0, "dddd": 1}))).rows
+    assert [row.tied_with_best for row in rows] == [True, True, False, False]
+    assert [row.rank_interval for row in rows] == [(1, 2), (1, 2), (3, 4), (3, 4)]
+    assert rows[0].p_adjusted is None
+    assert [row.p_adjusted < 0.05 for row in rows[1:] if row.p_adjusted is not None] == [False, True, True]
+
+
+def test_the_table_names_its_test_and_what_its_interval_is_worth() -> None:
+    assert "sign-flip" in make_table(Loaded(many({"a": 5, "b": 0}))).ties
+    assert "Holm" in make_table(Loaded(TWO)).ties
+    assert make_table(Loaded(store({"alone": {"a": [1, 2, 3]}}))).ties == ""
+    caption = make_table(Loaded(TWO)).caption
+    assert "2 degrees of freedom" in caption
+    assert "4.30" in caption
+    assert "one seed" in make_table(Loaded([record("tip", "a", 1, 500)])).caption
+
+
+def test_a_single_method_is_first_and_an_unranked_one_has_no_interval() -> None:
+    (row,) = make_table(Loaded(store({"alone": {"a": [1, 2, 3]}}))).rows
+    assert (row.rank, row.rank_interval, row.p_adjusted) == (1, (1, 1), None)
+    (row,) = make_table(Loaded(store({"alone": {"a": [1, 2, 3]}}, selection="oracle"))).rows
+    assert (row.rank, row.rank_interval, row.tied_with_best) == (None, None, False)
+
+
+def tuned(method: str, counts: dict[str, list[int]], selection: str, labels: int, tried: int) -> list[Result]:
+    return [
+        msgspec.structs.replace(result, labels_for_selection=labels, configurations_tried=tried)
+        for result in store({method: counts}, selection=selection)
+    ]
+
+
+SIDE = [
+    *tuned("tip", {"a": [700, 710, 720], "b": [500, 520, 540]}, "val-min4", 40, 100),
+    *tuned("tip", {"a": [720, 740, 760], "b": [520, 520, 540]}, "oracle", 1000, 100),
+    *tuned("tip", {"a": [650, 650, 650], "b": [480, 480, 480]}, "none", 0, 1),
+    *tuned("zero", {"a": [800, 800, 800], "b": [700, 700, 700]}, "val-min4", 0, 1),
+    *tuned("zero", {"a": [800, 800, 800], "b": [700, 700, 700]}, "oracle", 0, 1),
+]
+
+
+def test_policies_stand_side_by_side_with_what_they_claim_above_the_default() -> None:
+    table = make_table(Loaded(SIDE), policies=True)
+    assert [(row.method, row.selection) for row in table.rows] == [
+        ("zero", "val-min4"), ("zero", "oracle"), ("tip", "none"), ("tip", "val-min4"), ("tip", "oracle"),
+    ]  # fmt: skip
+    found = {(row.method, row.selection): row for row in table.rows}
+    oracle = found["tip", "oracle"].inflation
+    assert oracle is not None
+    # per seed: (2.0 + 2.0) / 2, (3.0 + 0.0) / 2, (4.0 + 0.0) / 2
+    assert oracle.mean == pytest.approx((2.0 + 1.5 + 2.0) / 3)
+    assert oracle.ci95 == pytest.approx(t95(2) * (1 / 12) ** 0.5 / 3**0.5)
+    none = found["tip", "none"].inflation
+    assert none is not None
+    assert none.mean == pytest.approx(65 / 2 + 48 / 2 - (71 + 52) / 2)
+    assert found["tip", "val-min4"].inflation is None  # measured from itself
+    assert (found["tip", "oracle"].labels, found["tip", "oracle"].tried) == ((1000, 1000), (100, 100))
+    assert found["tip", "oracle"].rank is None
+    assert any(note.startswith("Inflation: points above val-min4") for note in table.notes)
+    claims = [note for note in table.notes if " claims " in note]
+    assert claims[0].startswith("none claims -5.00 points against val-min4, on average over 1 rows")
+    assert claims[1].startswith("oracle claims +1.83 points")  # the method without a choice does not water it down
+
+
+def test_inflation_is_over_the_cells_that_both_policies_have() -> None:
+    results = [
+        result for result in SIDE if not (result.identity.selection == "oracle" and result.identity.dataset == "b")
+    ]
+    rows = make_table(Loaded(results), policies=True).rows
+    found = next(row for row in rows if (row.method, row.selection) == ("tip", "oracle"))
+    assert found.inflation is not None
+    assert found.inflation.mean == pytest.approx((2.0 + 3.0 + 4.0) / 3)
+
+
+def test_without_the_default_inflation_is_from_the_next_policy_and_from_none_if_there_is_none() -> None:
+    results = [result for result in SIDE if result.identity.selection != "val-min4"]
+    table = make_table(Loaded(results), policies=True)
+    assert any(note.startswith("Inflation: points above none") for note in table.notes)
+    table = make_table(Loaded([r for r in results if r.identity.selection == "oracle"]), policies=True)
+    assert all(row.inflation is None for row in table.rows)
+    assert any(note.startswith("No inflation") for note in table.notes)
+
+
+def test_ten_thousand_records_make_a_table_at_once() -> None:
+    shape = itertools.product((f"e{i}" for i in range(6)), (1, 2, 4, 8, 16), range(11), range(12), (1, 2, 3))
+    results = [
+        record(
+            f"m{method}",
+            f"d{name}",
+            seed,
+            500 + (37 * method + 11 * name + 7 * seed) % 97,
+            encoder=encoder,
+            shots=shots,
+        )
+        for encoder, shots, name, method, seed in shape
+    ][:10_000]
+    started = time.process_time()
+    table = make_table(Loaded(results))
+    assert time.process_time() - started < 1.0  # 0.25 s on an idle core
+    assert len(table.rows) > 300
