@@ -6,6 +6,7 @@ tell what is done already; `prepare` then fills the cache with what is missing.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from collections import Counter
@@ -16,9 +17,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from harness import cache, encoder, files, lock, prompts, splits
+from harness import cache, encoder, files, imo, lock, prompts, splits
 from harness.cache import Pack
-from harness.errors import Missing, UsageError
+from harness.errors import Missing, UsageError, unknown
 from harness.pixels import Handle, QueryImages, SupportImages
 from harness.types import Dataset, Entry, Episode, Features, Method, Split
 from harness.watch import Watch
@@ -31,15 +32,36 @@ VAL_POLICIES = ("val-min4", "val-full")
 
 
 @dataclass(frozen=True)
+class Doubled:
+    """A pack whose images carry those of a second space behind them, (N, 2D); read like a pack."""
+
+    first: Pack
+    second: Callable[[str], Features]  # of a part
+
+    def features(self, part: str) -> Features:
+        """Both spaces of train, val or test, as stored."""
+        return _doubled(self.first.features(part), self.second(part))
+
+    def image(self, part: str) -> Tensor:
+        """Both spaces of a part's images alone: (N, 2D)."""
+        return self.features(part).image
+
+    def label(self, part: str) -> Tensor:
+        """The labels of a part alone: (N,)."""
+        return self.first.label(part)
+
+
+@dataclass(frozen=True)
 class Held:
     """Held-out data of one cell. Every call reads from disk and nothing is kept, so nothing can be found."""
 
-    val_pack: Pack | None
+    val_pack: Pack | Doubled | None
     val_rows: Sequence[int]  # the min(K, 4) validation images per class
-    test_pack: Pack
+    test_pack: Pack | Doubled
     raw: bool
     device: str
     pictures: Callable[[str], QueryImages] | None = None  # of "val" or "test", for a method that asks for pixels
+    halves: int = 1  # 2 where rows carry a second space
 
     def val(self, policy: str) -> Features:
         """Validation features for `val-min4` or `val-full`."""
@@ -50,7 +72,7 @@ class Held:
         features = self.val_pack.features("val")
         if policy == "val-min4":
             features = Features(features.image[list(self.val_rows)], features.label[list(self.val_rows)])
-        return Features(_ready(features.image, self.raw, self.device), features.label.to(self.device))
+        return Features(_ready(features.image, self.raw, self.device, self.halves), features.label.to(self.device))
 
     def _val_pictures(self, image: Any, policy: str) -> Features:
         assert self.val_pack is not None
@@ -71,7 +93,7 @@ class Held:
         if self.pictures is not None:
             pictures: Any = self.pictures("test")
             return pictures  # type: ignore[no-any-return]
-        return _ready(self.test_pack.image("test"), self.raw, self.device)
+        return _ready(self.test_pack.image("test"), self.raw, self.device, self.halves)
 
     def test_label(self) -> Tensor:
         """Test labels (N,)."""
@@ -99,8 +121,14 @@ class Source(Protocol):
     def shots_digest(self, shots: int, seed: int) -> str:
         """Digest of the drawn training and validation entries, in drawing order."""
 
-    def prepare(self, wanted: Iterable[tuple[int, int]], views: int, watch: Watch) -> float:
-        """Make features of all wanted (shots, seed) ready; return the seconds spent extracting."""
+    def space(self, name: str) -> dict[str, str]:
+        """Digests of a second feature space; none for "". Raises Missing where it cannot be had."""
+
+    def remarks(self, space: str) -> tuple[str, ...]:
+        """What a result that used this second feature space must say."""
+
+    def prepare(self, wanted: Iterable[tuple[int, int]], views: int, watch: Watch, space: str = "") -> float:
+        """Make features of all wanted (shots, seed) ready, and those of a second space; return the seconds spent."""
 
     def episode(self, shots: int, seed: int, method: type[Method]) -> Episode:
         """What a method may see, in the form that it asks for."""
@@ -111,7 +139,7 @@ class Source(Protocol):
     def images_digests(self, shots: int, seed: int) -> dict[str, str]:
         """Digests of the images behind the held-out parts and the shots, as far as they show from outside."""
 
-    def features_digest(self, shots: int, seed: int) -> str:
+    def features_digest(self, shots: int, seed: int, space: str = "") -> str:
         """Digest of the features that this episode reads."""
 
 
@@ -175,18 +203,35 @@ class PackSource:
     def images_digests(self, shots: int, seed: int) -> dict[str, str]:
         return {}  # the digest of the split holds the files of the pack
 
-    def prepare(self, wanted: Iterable[tuple[int, int]], views: int, watch: Watch) -> float:
+    def space(self, name: str) -> dict[str, str]:
+        _check_space(name)
+        parts = [part for part in self.pack.parts if part != "text"]
+        if name and not all(cache.SECOND["image"] in self.pack.fields(part) for part in parts):
+            raise Missing(
+                f"{self.name} is a pack without the second feature space {name!r}; "
+                "write one that has it: harness features export NAME FOLDER --second-space"
+            )
+        return {field: str(value) for field, value in self.pack.info.fingerprint.get(name, {}).items()}
+
+    def remarks(self, space: str) -> tuple[str, ...]:
+        return ()
+
+    def prepare(self, wanted: Iterable[tuple[int, int]], views: int, watch: Watch, space: str = "") -> float:
         return 0.0
 
     def episode(self, shots: int, seed: int, method: type[Method]) -> Episode:
         rows, _ = self._draw(shots, seed)
-        return _episode(self, self.pack.features("train"), rows, self.pack, (shots, seed), method)
+        return _episode(self, self._pack(method).features("train"), rows, self.pack, (shots, seed), method)
 
     def held(self, shots: int, seed: int, method: type[Method]) -> Held:
-        val = self.pack if self._val_labels else None
-        return Held(val, self._draw(shots, seed)[1], self.pack, method.raw, self.device)
+        pack = self._pack(method)
+        val, halves = pack if self._val_labels else None, _halves(method)
+        return Held(val, self._draw(shots, seed)[1], pack, method.raw, self.device, halves=halves)
 
-    def features_digest(self, shots: int, seed: int) -> str:
+    def _pack(self, method: type[Method]) -> Pack | Doubled:
+        return Doubled(self.pack, self.pack.second) if method.second_space else self.pack
+
+    def features_digest(self, shots: int, seed: int, space: str = "") -> str:
         return _files_digest(self.pack)
 
 
@@ -279,31 +324,57 @@ class ImageSource:
         key = files.digest_of([self.fingerprint, self.digests["split"], kind, content])[:16]
         return files.cache_root() / "features" / files.slug(f"{self.name}-{self.encoder}-{kind}-{key}")
 
-    def _held_folder(self) -> Path:
-        return self._folder("held", self._held_stamps)
+    def _held_folder(self, space: str = "") -> Path:
+        return self._in(space, self._folder("held", self._held_stamps))
 
     def _text_folder(self) -> Path:
         return self._folder("text", self.digests["prompts"])
 
-    def _shots_folder(self, shots: int, seed: int) -> Path:
-        stamps = self._stamps([self.split.train[i] for i in self._draw(shots, seed)[0]])
-        return self._folder(f"shots{shots}-seed{seed}", [self.shots_digest(shots, seed), stamps])
+    def _in(self, space: str, folder: Path) -> Path:
+        """The entry with the same images in a second space: a pack of its own, so that nobody else loads it."""
+        return folder.with_name(files.slug(f"{folder.name}-{space}-{self._adapters.digest[:16]}")) if space else folder
 
-    def prepare(self, wanted: Iterable[tuple[int, int]], views: int, watch: Watch) -> float:
+    def _shots_folder(self, shots: int, seed: int, space: str = "") -> Path:
+        stamps = self._stamps([self.split.train[i] for i in self._draw(shots, seed)[0]])
+        return self._in(space, self._folder(f"shots{shots}-seed{seed}", [self.shots_digest(shots, seed), stamps]))
+
+    # the second space
+
+    @cached_property
+    def _adapters(self) -> imo.Found:
+        return imo.look_up(self.encoder, self.fingerprint["weights"])
+
+    def space(self, name: str) -> dict[str, str]:
+        _check_space(name)
+        return self._adapters.fingerprint if name else {}
+
+    def remarks(self, space: str) -> tuple[str, ...]:
+        said = self._adapters.card.trained_on.shared_with(self.name, self.split.classes) if space else ""
+        return (said,) if said else ()
+
+    def _attached(self, space: str) -> contextlib.AbstractContextManager[None]:
+        if not space:
+            return contextlib.nullcontext()
+        return imo.attached(self._encoder(), imo.load(self._adapters, self._encoder()))
+
+    # filling the cache
+
+    def prepare(self, wanted: Iterable[tuple[int, int]], views: int, watch: Watch, space: str = "") -> float:
         from filelock import FileLock
 
-        started = time.perf_counter()
+        started, wanted = time.perf_counter(), list(wanted)
         folder = self._held_folder()
         with files.disk_errors(folder.parent):
             folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.parent / f".{folder.name}.lock"):
-            missing = [draw for draw in wanted if not self._usable(self._shots_folder(*draw), views, watch)]
             if self.dataset.source is None and not self._usable(self._text_folder(), 0, watch):
                 self._extract_text()  # a shifted set is scored with the text of its source
-            if not self._usable(folder, 0, watch):
-                self._extract_held(watch)
-            if missing:
-                self._extract_shots(missing, views, watch)
+            for one in ("", space) if space else ("",):
+                if not self._usable(self._held_folder(one), 0, watch):
+                    self._extract_held(watch, one)
+                missing = [draw for draw in wanted if not self._usable(self._shots_folder(*draw, one), views, watch)]
+                if missing:
+                    self._extract_shots(missing, views, watch, one)
         return time.perf_counter() - started
 
     def _usable(self, folder: Path, views: int, watch: Watch) -> bool:
@@ -316,48 +387,55 @@ class ImageSource:
     def _encoder(self) -> encoder.Encoder:
         return _loaded(self.encoder, self.device)
 
-    def _features(self, entries: Sequence[Entry], views: int, watch: Watch) -> tuple[Tensor, Tensor | None]:
+    def _features(self, entries: Sequence[Entry], views: int, watch: Watch, space: str) -> tuple[Tensor, Tensor | None]:
         from harness import extract
 
         paths = [self._images / path for path, _ in entries]
-        return extract.image_features(
-            self._encoder(),
-            paths,
-            [path for path, _ in entries],
-            views=views,
-            seed=VIEW_SEED,
-            on_image=watch.encoded,
-        )
+        with self._attached(space):
+            return extract.image_features(
+                self._encoder(),
+                paths,
+                [path for path, _ in entries],
+                views=views,
+                seed=VIEW_SEED,
+                on_image=watch.encoded,
+            )
 
     def _extract_text(self) -> None:
         raw = self._encoder().text(self.words.flat).cpu()  # (sentences of all classes, D)
         self._write(self._text_folder(), {"text": {"prompts": prompts.evened(raw, self.words.counts)}})
 
-    def _extract_held(self, watch: Watch) -> None:
+    def _extract_held(self, watch: Watch, space: str) -> None:
         entries = (*self.split.val, *self.split.test)
-        watch.stage(f"{self.name}: encoding validation and test images with {self.encoder}", len(entries))
-        image, _ = self._features(entries, 0, watch)  # (N, D)
+        watch.stage(f"{self.name}: encoding validation and test images with {self._named(space)}", len(entries))
+        image, _ = self._features(entries, 0, watch, space)  # (N, D)
         cut = len(self.split.val)
         parts = {"test": {"image": image[cut:], "label": _labels(self.split.test)}}
         if cut:
             parts["val"] = {"image": image[:cut], "label": _labels(self.split.val)}
-        self._write(self._held_folder(), parts)
+        self._write(self._held_folder(space), parts, space=space)
 
-    def _extract_shots(self, draws: Sequence[tuple[int, int]], views: int, watch: Watch) -> None:
+    def _named(self, space: str) -> str:
+        return f"{self.encoder} and its image adapters" if space else self.encoder
+
+    def _extract_shots(self, draws: Sequence[tuple[int, int]], views: int, watch: Watch, space: str) -> None:
         """Encode every image of all draws once, then write each draw."""
         rows = {draw: self._draw(*draw)[0] for draw in draws}
         union = sorted({row for drawn in rows.values() for row in drawn})
-        watch.stage(f"{self.name}: encoding support images and {views} views of each with {self.encoder}", len(union))
-        image, augmented = self._features([self.split.train[row] for row in union], views, watch)
+        what = f"{self.name}: encoding support images and {views} views of each with {self._named(space)}"
+        watch.stage(what, len(union))
+        image, augmented = self._features([self.split.train[row] for row in union], views, watch, space)
         place = {row: i for i, row in enumerate(union)}
         for (shots, seed), drawn in rows.items():
             here = [place[row] for row in drawn]
             part = {"image": image[here], "label": _labels([self.split.train[row] for row in drawn])}
             if augmented is not None:
                 part["views"] = augmented[:, here]  # (V, N, D)
-            self._write(self._shots_folder(shots, seed), {"train": part}, (shots, seed), views)
+            self._write(self._shots_folder(shots, seed, space), {"train": part}, (shots, seed), views, space)
 
-    def _write(self, folder: Path, parts: Any, draw: tuple[int, int] | None = None, views: int = 0) -> None:
+    def _write(
+        self, folder: Path, parts: Any, draw: tuple[int, int] | None = None, views: int = 0, space: str = ""
+    ) -> None:
         if folder.exists():  # an entry with fewer views gives way to one with more
             shutil.rmtree(folder)
         cache.write_pack(
@@ -367,15 +445,16 @@ class ImageSource:
             classes=self.split.classes,
             scale=self._encoder().scale,
             fewshot={"shots": draw[0], "seed": draw[1]} if draw else None,
-            fingerprint={**self.fingerprint, "views": views} | ({"val_rows": self._draw(*draw)[1]} if draw else {}),
+            fingerprint={**self.fingerprint, "views": views}
+            | ({"val_rows": self._draw(*draw)[1]} if draw else {})
+            | ({space: self.space(space)} if space else {}),
             parts=parts,
         )
 
     # reading
 
     def episode(self, shots: int, seed: int, method: type[Method]) -> Episode:
-        pack = cache.open_pack(self._shots_folder(shots, seed))
-        train = pack.features("train")
+        train = self._both(method, lambda space: self._shots_folder(shots, seed, space)).features("train")
         text = cache.open_pack(self._text_folder())
         episode = _episode(self, train, range(len(train)), text, (shots, seed), method)
         if not method.trains_encoder:
@@ -394,22 +473,32 @@ class ImageSource:
         return Handle(self._encoder(), tuple(tuple(islice(sentences, count)) for count in self.words.counts))
 
     def held(self, shots: int, seed: int, method: type[Method]) -> Held:
-        pack = cache.open_pack(self._held_folder())
+        pack = self._both(method, self._held_folder)
         val = pack if self.split.val else None
         pictures = self._pictures if method.pixels else None
-        return Held(val, self._draw(shots, seed)[1], pack, method.raw, self.device, pictures)
+        return Held(val, self._draw(shots, seed)[1], pack, method.raw, self.device, pictures, _halves(method))
+
+    def _both(self, method: type[Method], folder: Callable[[str], Path]) -> Pack | Doubled:
+        """The pack of a folder, with that of the second space behind it where a method asks for one."""
+        pack = cache.open_pack(folder(""))
+        return Doubled(pack, cache.open_pack(folder(method.second_space)).features) if method.second_space else pack
 
     def _pictures(self, part: str) -> QueryImages:
         entries = self.split.val if part == "val" else self.split.test
         return QueryImages([self._images / path for path, _ in entries], self._encoder())
 
-    def features_digest(self, shots: int, seed: int) -> str:
-        folders = (self._shots_folder(shots, seed), self._held_folder(), self._text_folder())
-        return files.digest_of([_files_digest(cache.open_pack(folder)) for folder in folders])
+    def features_digest(self, shots: int, seed: int, space: str = "") -> str:
+        packs = [*self.packs(shots, seed), *(self.second_packs(shots, seed, space) if space else ())]
+        return files.digest_of([_files_digest(pack) for pack in packs])
 
     def packs(self, shots: int, seed: int) -> list[Pack]:
         """The cache entries that together make one whole pack, for export."""
         folders = (self._shots_folder(shots, seed), self._held_folder(), self._text_folder())
+        return [cache.open_pack(folder) for folder in folders]
+
+    def second_packs(self, shots: int, seed: int, space: str) -> list[Pack]:
+        """The cache entries with the same images in a second space."""
+        folders = (self._shots_folder(shots, seed, space), self._held_folder(space))
         return [cache.open_pack(folder) for folder in folders]
 
 
@@ -431,11 +520,11 @@ def _episode(
     method: type[Method],
 ) -> Episode:
     lock.permit(())  # what an earlier episode's method might open
-    device, picked, views, raw = source.device, list(rows), method.views, method.raw
-    image = _ready(train.image[picked], raw, device)  # (N, D)
+    device, picked, views, raw, halves = source.device, list(rows), method.views, method.raw, _halves(method)
+    image = _ready(train.image[picked], raw, device, halves)  # (N, D)
     augmented = None
     if views and train.views is not None:
-        augmented = _ready(train.views[:views, picked], raw, device)  # (V, N, D)
+        augmented = _ready(train.views[:views, picked], raw, device, halves)  # (V, N, D)
     words = text.text()
     words = replace(
         words,
@@ -451,10 +540,35 @@ def _no_validation(name: str, selection: str) -> str:
     return f"{name} has no validation images for --selection {selection}. Use --selection none or support-cv."
 
 
-def _ready(image: Tensor, raw: bool, device: str) -> Tensor:
-    """Move features to the device, at unit norm unless they are wanted raw."""
+def _ready(image: Tensor, raw: bool, device: str, halves: int = 1) -> Tensor:
+    """Move features to the device, every half at unit norm unless they are wanted raw."""
+    import torch
+
     image = image.to(device)
-    return image if raw else image / image.norm(dim=-1, keepdim=True)
+    if raw:
+        return image
+    unit = [half / half.norm(dim=-1, keepdim=True) for half in image.chunk(halves, -1)]
+    return torch.cat(unit, -1) if halves > 1 else unit[0]
+
+
+def _halves(method: type[Method]) -> int:
+    return 2 if method.second_space else 1
+
+
+def _doubled(first: Features, second: Features) -> Features:
+    """The rows of one space, then those of another, side by side; as many views as both have."""
+    import torch
+
+    views = None
+    if first.views is not None and second.views is not None:
+        many = min(len(first.views), len(second.views))
+        views = torch.cat([first.views[:many], second.views[:many]], -1)  # (V, N, 2D)
+    return Features(torch.cat([first.image, second.image], -1), first.label, views)
+
+
+def _check_space(name: str) -> None:
+    if name not in ("", imo.SPACE):
+        raise UsageError(unknown("second feature space", name, [imo.SPACE]))
 
 
 def _labels(entries: Sequence[Entry]) -> Tensor:

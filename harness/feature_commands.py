@@ -86,7 +86,7 @@ def bring(options: Namespace) -> int:
 
 def export(options: Namespace) -> int:
     """Write what an episode and its test read as one pack, extracting what is missing."""
-    from harness import cache, encoder
+    from harness import cache, encoder, imo
     from harness.episodes import ImageSource, PackSource
     from harness.plan import make_source
 
@@ -97,8 +97,11 @@ def export(options: Namespace) -> int:
     else:
         assert isinstance(source, ImageSource)
         source.check(options.shots, options.seed, "none")
-        source.prepare([(options.shots, options.seed)], VIEWS, watch(options.json))
-        pack = cache.export_pack(source.packs(options.shots, options.seed), options.folder)
+        draw, space = (options.shots, options.seed), imo.SPACE if options.second_space else ""
+        source.space(space)
+        source.prepare([draw], VIEWS, watch(options.json), space)
+        second = source.second_packs(*draw, space) if space else []
+        pack = cache.export_pack(source.packs(*draw), options.folder, second)
     if options.json:
         print_json(_pack_row(options.name, pack.folder, "exported"))
     else:

@@ -99,14 +99,15 @@ def make_plan(spec: RunSpec, store: Store, note: Note = lambda _: None) -> Plan:
         raise UsageError(f"--split-file is a list for one data set, not for {len(names)}: {', '.join(names)}.")
     for line in said:
         note(line)
-    cells = []
+    cells, told = [], set[str]()
     for name in names:
         source = make_source(name, spec.encoder, spec.prompts, device, note, spec.split_file)
         shifted = [make_source(target, source.encoder, "single", device, note) for target in targets.get(name, ())]
+        here = _with_their_space(spec, methods, (source, *shifted), note, told)
         for shot in dict.fromkeys(spec.shots or (_default_shots(source, note),)):
             for seed in dict.fromkeys(_seeds(source, spec, note)):
                 source.check(shot, seed, spec.selection)
-                cells += [_cell(source, shifted, method, shot, seed, spec.selection) for method in methods]
+                cells += [_cell(source, shifted, method, shot, seed, spec.selection) for method in here]
     missing = cells if spec.force else [cell for cell in cells if not _done(cell, store)]
     for cell in missing:
         _refuse_unsupported(cell)
@@ -120,6 +121,28 @@ def _refuse_unsupported(cell: Cell) -> None:
             f"{cell.method.name} trains through the encoder and needs images, but {cell.source.name} is a pack of "
             f"features; leave {cell.method.name} out of --methods."
         )
+
+
+def _with_their_space(
+    spec: RunSpec, methods: Sequence[MethodSpec], sources: Sequence[Source], note: Note, told: set[str]
+) -> list[MethodSpec]:
+    """Leave out, and tell once, what `all` brought and asks for a second feature space that is not here."""
+    named = {find.method(item).name for item in spec.methods if item != "all"}
+    kept, left = [], dict[str, list[str]]()
+    for method in methods:
+        try:
+            for source in sources:
+                source.space(method.second_space)
+            kept.append(method)
+        except Missing as error:
+            if method.name in named:
+                raise
+            left.setdefault(str(error), []).append(method.name)
+    for reason, names in left.items():
+        if reason not in told:
+            note(f"'all' leaves out {', '.join(names)}. {reason}")
+        told.add(reason)
+    return kept
 
 
 def _tell_left_out(spec: RunSpec, methods: Sequence[MethodSpec], note: Note) -> None:
@@ -338,6 +361,7 @@ def _cell(source: Source, shifted: Sequence[Source], method: MethodSpec, shots: 
         if scored is not source:
             digests["source"] = source.digests["split"]
             digests["support"] = source.images_digests(shots, seed).get("support", "")
+        digests |= scored.space(method.second_space)
         records.append(Record(scored, identity, digests, cell_key(identity, digests)))
     return Cell(source, method, shots, seed, selection, tuple(records))
 

@@ -110,7 +110,9 @@ def _prepare(source: Source, cells: Sequence[Cell], watch: Watch) -> float:
     draws = sorted({(cell.shots, cell.seed) for cell in cells})
     views = max(cell.method.cls.views for cell in cells)
     shifted = {id(r.source): r.source for cell in cells for r in cell.records if r.source is not source}
-    return source.prepare(draws, views, watch) + sum(target.prepare((), 0, watch) for target in shifted.values())
+    space = next((cell.method.second_space for cell in cells if cell.method.second_space), "")
+    seconds = source.prepare(draws, views, watch, space)
+    return seconds + sum(target.prepare((), 0, watch, space) for target in shifted.values())
 
 
 def run_cell(cell: Cell, device: str, extract_s: float) -> list[Result]:
@@ -149,8 +151,9 @@ def run_cell(cell: Cell, device: str, extract_s: float) -> list[Result]:
 
 def _result(cell: Cell, record: Record, test: Score, timing: Timing, common: dict[str, Any]) -> Result:
     """One record, checked before anything is done with it."""
-    digests = {**record.digests, "features": cell.source.features_digest(cell.shots, cell.seed)}
-    notes = [*common["notes"], *record.source.notes]
+    space = cell.method.second_space
+    digests = {**record.digests, "features": cell.source.features_digest(cell.shots, cell.seed, space)}
+    notes = [*common["notes"], *record.source.notes, *record.source.remarks(space)]
     result = Result(
         key=record.key,
         status="ok",

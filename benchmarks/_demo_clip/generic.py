@@ -1,6 +1,6 @@
 """A generic image set for the demo encoder: every shape with every texture that no class of the demo sets shows.
 
-    python -m benchmarks._demo_clip.generic FOLDER      60 folders of 60 pictures
+    python -m benchmarks._demo_clip.generic FOLDER      60 folders of 300 pictures
     harness encoder train-imo --data FOLDER --encoder demo
 """
 
@@ -15,7 +15,7 @@ from benchmarks._demo_clip.pairs import SEEN
 from benchmarks.demo_shapes import LOOK, scene
 
 SEED = 5150
-EACH = 60
+EACH = 300
 
 
 def write(folder: Path, each: int = EACH, seed: int = SEED) -> None:
