@@ -276,7 +276,7 @@ def _add_encoder(commands: Any) -> None:
 
 
 def _add_results(commands: Any) -> None:
-    group = _group(commands, "results", "look into a store")
+    group = _group(commands, "results", "look into a store, export it, bring stores together")
     for name, text in (
         ("list", "list every record"),
         ("show", "print one record"),
@@ -286,6 +286,20 @@ def _add_results(commands: Any) -> None:
         parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR")
         if name == "show":
             parser.add_argument("key", help="a key, or its first characters")
+    export = _command(group, "export", "result_commands:results_export", "write records for other tools")
+    export.add_argument("target", type=_path, metavar="FILE|DIR", help="a file; for eee a folder")
+    export.add_argument("--format", default="csv", metavar="FORMAT", help="csv (default), parquet or eee")
+    export.add_argument("--results", type=Path, default=Path("results"), metavar="DIR")
+    _add_filters(export)
+    merge = _command(group, "merge", "result_commands:results_merge", "bring stores together in one")
+    merge.add_argument("stores", nargs="+", type=_path, metavar="STORE")
+    merge.add_argument(
+        "--results", type=Path, default=Path("results"), metavar="DIR", help="where to (default: results)"
+    )
+    recover = _command(
+        group, "recover", "result_commands:results_recover", "set damaged records aside, clear leftovers"
+    )
+    recover.add_argument("--results", type=Path, default=Path("results"), metavar="DIR")
 
 
 # -- defaults from the environment and from a file ---------------------------------------------------

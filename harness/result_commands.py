@@ -5,9 +5,9 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import Exit, UsageError
-from harness.pick import load
-from harness.printing import print_grid, print_json
+from harness.errors import Exit, UsageError, unknown
+from harness.pick import load, narrowed
+from harness.printing import note, print_grid, print_json
 
 if TYPE_CHECKING:
     from harness.types import Result
@@ -63,3 +63,59 @@ def results_schema(options: Namespace) -> int:
 
     print_json(schema())
     return Exit.OK
+
+
+def results_export(options: Namespace) -> int:
+    """Write records in a form that other tools read."""
+    from harness.exchange import FORMATS
+
+    if options.format not in FORMATS:
+        raise UsageError(unknown("format", options.format, FORMATS))
+    loaded = narrowed(load(options.results), options)
+    count = FORMATS[options.format](loaded.results, options.target)
+    what = "files below" if options.format == "eee" else "rows in"
+    if options.json:
+        print_json({"target": str(options.target), "format": options.format, "records": len(loaded.results)})
+    else:
+        print(f"{count} {what} {options.target}, from {len(loaded.results)} records.")
+    return Exit.CORRUPT if loaded.problems else Exit.OK
+
+
+def results_merge(options: Namespace) -> int:
+    """Bring stores together in one; what they disagree in is told, and left as it is."""
+    from harness.exchange import merge
+
+    done = merge(options.stores, options.results)
+    for problem in done.problems:
+        note(f"harness: left out: {problem}")
+    for conflict in done.conflicts:
+        note(f"harness: conflict: {conflict}")
+    if options.json:
+        print_json({"results": str(options.results), **vars(done)})
+    else:
+        print(
+            f"{options.results}: {len(done.written)} records taken over, {done.kept} there already, "
+            f"{len(done.conflicts)} conflicts, {len(done.problems)} left out."
+        )
+    if done.conflicts:
+        return Exit.NOT_COMPARABLE
+    return Exit.CORRUPT if done.problems else Exit.OK
+
+
+def results_recover(options: Namespace) -> int:
+    """Set damaged records aside and clear what killed writers left."""
+    from harness.exchange import recover
+    from harness.results import Store
+
+    done = recover(Store(options.results))
+    if options.json:
+        print_json({"results": str(options.results), **vars(done)})
+    else:
+        for word, lines in vars(done).items():
+            for line in lines if isinstance(lines, list) else ():
+                print(f"{_DONE[word]}: {line}")
+        print(f"{options.results}: {done.sound} sound records.")
+    return Exit.CORRUPT if done.aside else Exit.OK
+
+
+_DONE = {"aside": "set aside", "restored": "restored", "removed": "removed", "left": "left alone"}

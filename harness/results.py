@@ -39,7 +39,7 @@ class Loaded:
         """One row per record, for analysis in pandas."""
         import pandas
 
-        return pandas.DataFrame([_flat(result) for result in self.results])
+        return pandas.DataFrame([flat(result) for result in self.results])
 
 
 def cell_key(identity: Identity, digests: Mapping[str, str]) -> str:
@@ -144,17 +144,17 @@ def read_record(path: Path) -> Result:
     except OSError as error:
         if isinstance(error, FileNotFoundError) and not path.is_symlink():
             raise
-        raise Corrupt(f"{_shown(path)}: cannot be read: {error.strerror}") from error
+        raise Corrupt(f"{shown(path)}: cannot be read: {error.strerror}") from error
     try:
-        result = _parse(raw)
+        result = parse_record(raw)
         if result.key != path.stem:
             raise Corrupt(f"key: this is the record of {result.key}")
     except (Corrupt, UsageError) as error:
-        raise type(error)(f"{_shown(path)}: {error}") from error
+        raise type(error)(f"{shown(path)}: {error}") from error
     return result
 
 
-def _parse(raw: bytes) -> Result:
+def parse_record(raw: bytes) -> Result:
     """Bytes to a record whose checksum holds and whose counts are possible."""
     try:
         result = _DECODER.decode(raw)
@@ -233,12 +233,13 @@ def _digest(document: Mapping[str, Any]) -> str:
     return files.digest_of({name: value for name, value in document.items() if name != "checksum"})
 
 
-def _shown(path: Path) -> str:
+def shown(path: Path) -> str:
     """A path that can be printed, whatever bytes its name is made of."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def _flat(result: Result) -> dict[str, Any]:
+def flat(result: Result) -> dict[str, Any]:
+    """A record as one row: identity, counts, timing and digests side by side."""
     row: dict[str, Any] = {"key": result.key, "status": result.status, "error": result.error}
     row |= msgspec.to_builtins(result.identity)
     for part, value in (("test", result.test), ("val", result.val)):
