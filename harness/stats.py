@@ -67,18 +67,19 @@ def difference_with_interval(differences: Sequence[Sequence[float]], test_varian
 
     From three data sets on, a data set is the unit: seeds of one data set share its peculiarities and are no
     independent pairs. With one or two, nothing can be said beyond them: the interval is over seeds, and
-    `test_variance`, the variance that the number of test images alone gives each mean difference, is added.
-    The test images are the same for every seed, so more seeds do not lower that part.
+    `test_variance`, the variance that the number of test images alone gives each mean difference, is added, as in
+    `_over_seeds`, whose test leaves 0 outside exactly where this interval does.
     """
     means = [math.fsum(found) / len(found) for found in differences]
     pairs = sum(map(len, differences))
     if len(means) >= FEWEST_TO_GENERALISE:
         over_sets = mean_with_interval(means)
         return Mean(over_sets.mean, over_sets.ci95, pairs)
-    variance = (sum(map(_variance_of_mean, differences)) + sum(test_variance)) / len(means) ** 2
-    fewest = min(map(len, differences))
-    width = t95(fewest - 1) if fewest > 1 else NormalDist().inv_cdf(0.975)
-    return Mean(math.fsum(means) / len(means), width * math.sqrt(variance), pairs)
+    seeds_part, images_part = sum(map(_variance_of_mean, differences)), sum(test_variance)
+    error = math.sqrt(seeds_part + images_part)
+    share = seeds_part / (seeds_part + images_part) if error else 0.0
+    width = _mixed_point(share, min(map(len, differences)))
+    return Mean(math.fsum(means) / len(means), width * error / len(means), pairs)
 
 
 def count_variance(accuracy: float, total: int) -> float:
@@ -216,12 +217,30 @@ def _over_seeds(
         images_part += of_method[first] + of_method[second]
     mean[np.abs(mean) < 1e-9] = 0.0
     ratio = _ratio(np.abs(mean), np.sqrt(seeds_part + images_part))
-    seeds = min(map(len, accuracy))
-    normal = np.array([math.erfc(value / math.sqrt(2)) for value in ratio])
-    if seeds == 1:
-        return normal
-    weight = seeds_part / (seeds_part + images_part) if seeds > 2 else 1.0
-    return weight * _t_tail(ratio, seeds - 1) + (1 - weight) * normal
+    return _mixed_tail(ratio, seeds_part / (seeds_part + images_part), min(map(len, accuracy)))
+
+
+def _mixed_tail(ratio: NDArray[np.float64], share: NDArray[np.float64], seeds: int) -> NDArray[np.float64]:
+    """Two-sided tail where this share of the variance is estimated from so many seeds, and the rest is known."""
+    import numpy as np
+
+    tail = np.array([math.erfc(value / math.sqrt(2)) for value in ratio])
+    if seeds > 1:
+        weight = share if seeds > 2 else np.ones_like(share)
+        tail = weight * _t_tail(ratio, seeds - 1) + (1 - weight) * tail
+    return tail
+
+
+def _mixed_point(share: float, seeds: int) -> float:
+    """Two-sided 95 % point of `_mixed_tail`, by bisection."""
+    import numpy as np
+
+    low, high = 1.9, 12.8  # between the points of the normal and of t with one degree
+    for _ in range(40):
+        middle = (low + high) / 2
+        outside = _mixed_tail(np.array([middle]), np.array([share]), seeds)[0]
+        low, high = (middle, high) if outside > ALPHA else (low, middle)
+    return high
 
 
 def _ratio(size: NDArray[np.float64], error: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -62,7 +62,26 @@ def test_the_interval_of_a_difference_on_two_data_sets_adds_seeds_and_test_image
     found = stats.difference_with_interval([[1.0, 2.0, 3.0], [4.0, 4.0, 4.0]], [0.5, 0.25])
     # variances of the two means: 1/3 + 0.5 and 0 + 0.25; of their average a quarter of the sum
     assert found.mean == pytest.approx(3.0)
-    assert found.ci95 == pytest.approx(4.3027 * ((1 / 3 + 0.5 + 0.25) / 4) ** 0.5)
+    assert found.ci95 is not None
+    point, share = found.ci95 / ((1 / 3 + 0.5 + 0.25) / 4) ** 0.5, (1 / 3) / (1 / 3 + 0.75)
+    outside = share * 2 * scipy_stats.t.sf(point, 2) + (1 - share) * 2 * scipy_stats.norm.sf(point)
+    assert outside == pytest.approx(0.05, abs=1e-6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 400), st.integers(0, 400)), min_size=1, max_size=4),
+    st.lists(st.tuples(st.integers(0, 400), st.integers(0, 400)), min_size=0, max_size=4),
+)
+def test_on_few_data_sets_interval_and_test_agree(one: list[tuple[int, int]], two: list[tuple[int, int]]) -> None:
+    boards = [np.array(found) / 4.0 for found in (one, two) if found]  # (S, 2) each, of 400 images
+    p = stats.pairwise(boards, [400] * len(boards))[0, 1]
+    differences = [(found[:, 0] - found[:, 1]).tolist() for found in boards]
+    variance = [float(np.mean([[stats.count_variance(v, 400) for v in row] for row in found]) * 2) for found in boards]
+    mean = stats.difference_with_interval(differences, variance)
+    assert mean.ci95 is not None
+    if abs(p - stats.ALPHA) > 1e-6:
+        assert (p < stats.ALPHA) == (abs(mean.mean) > mean.ci95)
 
 
 def test_the_variance_of_a_count_is_binomial_with_two_answers_added_to_either_side() -> None:
