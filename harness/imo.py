@@ -63,8 +63,9 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         if dataset == self.name:
             return "the image adapters were trained on this data set"
         ours = {name.casefold() for name in self.classes}
-        both = sum(name.casefold() in ours for name in classes)
-        return f"the image adapters were trained on {both} classes of the same names" if both else ""
+        theirs = [name.casefold() in ours for name in classes]
+        told = f"the image adapters were trained on classes of the same names: {sum(theirs)} of {len(theirs)}"
+        return told if any(theirs) else ""
 
 
 class Card(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

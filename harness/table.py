@@ -17,6 +17,7 @@ POLICIES = ("none", "support-cv", "val-min4", "val-full", UNRANKED)  # in the or
 
 Pair = tuple[str, int]  # data set, seed
 DRAWN = ("shots", "support", "features")  # digests that differ from seed to seed
+ADAPTED = ("adapter", "adapter_trained_on")  # digests of a second feature space: only some methods have them
 Group = tuple[str, int, str, str]  # encoder, shots, selection, prompts: what is ranked together
 
 
@@ -129,9 +130,16 @@ def by_revision(results: Iterable[Result]) -> tuple[list[Result], list[Result]]:
     newest = dict(made_from)
     new: list[Result] = []
     old: list[Result] = []
+    second = {_data_set(result): _second(result) for result in dated if _second(result)}
     for result, (where, digests) in zip(dated, made_from, strict=True):
-        (new if newest[where] == digests else old).append(result)
+        current = newest[where] == digests and _second(result) in ([], second.get(where))
+        (new if current else old).append(result)
     return new, old
+
+
+def _second(result: Result) -> list[str]:
+    """What its second feature space was made by; nothing where a method has none."""
+    return [result.digests[name] for name in ADAPTED if name in result.digests]
 
 
 def cell_of(result: Result) -> tuple[Any, ...]:
@@ -159,7 +167,8 @@ def _data_set(result: Result) -> tuple[str, ...]:
 def _data_digests(result: Result) -> tuple[Any, ...]:
     """The split by name, and digests of all that a result is made from, but for the drawn shots and what follows
     from them."""
-    return result.identity.split, frozenset([item for item in result.digests.items() if item[0] not in DRAWN])
+    own = {*DRAWN, *ADAPTED}
+    return result.identity.split, frozenset([item for item in result.digests.items() if item[0] not in own])
 
 
 def _sources(results: Sequence[Result]) -> dict[str, str]:

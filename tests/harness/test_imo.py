@@ -322,7 +322,7 @@ def test_weights_that_are_no_numbers_are_refused(demo: encoders.Encoder, tmp_pat
 
 def test_what_the_training_set_shares_with_a_data_set_is_said() -> None:
     assert "on this data set" in TRAINED_ON.shared_with("pictures", ["nine"])
-    assert "2 classes of the same names" in TRAINED_ON.shared_with("other", ["One", "two", "nine"])
+    assert "classes of the same names: 2 of 3" in TRAINED_ON.shared_with("other", ["One", "two", "nine"])
     assert TRAINED_ON.shared_with("other", ["nine"]) == ""
 
 
