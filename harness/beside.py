@@ -101,21 +101,34 @@ def _wide(found: Sequence[Compared], by: str) -> Sheet:
     order = [name for suite in dict.fromkeys(AVERAGES.values()) for name in find.suites()[suite]]
     sets.sort(key=lambda name: order.index(name) if name in order else len(order))
     only = sets[0] if len(sets) == 1 else AVERAGE
-    blocks: dict[Hashable, _Block] = {}
-    for one in found:
-        if by != "dataset" and one.dataset != only:
-            continue
-        place = {"dataset": one.dataset, "shots": str(one.shots), "encoder": one.backbone}[by]
-        key = (one.method, by == "encoder" or one.backbone, by == "shots" or one.shots, one.selection, one.prompts)
-        block = blocks.setdefault(key, _Block(one.method, one.encoder or one.backbone, one.shots, one.selection))
-        block.cells[place] = one
+    blocks = _blocks([one for one in found if by == "dataset" or one.dataset == only], by)
     places = {
         "dataset": [AVERAGE, *sets],
         "shots": sorted({str(one.shots) for one in found}, key=int),
         "encoder": list(dict.fromkeys(one.backbone for one in found)),
     }[by]
-    places = [place for place in places if any(place in block.cells for block in blocks.values())]
-    return _laid_out(list(blocks.values()), places, by, only)
+    places = [place for place in places if any(place in block.cells for block in blocks)]
+    return _laid_out(blocks, places, by, only)
+
+
+def _blocks(found: Sequence[Compared], by: str) -> list[_Block]:
+    """The lines of each method; one block per policy of ours, each with all that was published beside it."""
+
+    def whose(one: Compared) -> Hashable:
+        return one.method, by == "encoder" or one.backbone, by == "shots" or one.shots
+
+    ours: dict[Hashable, dict[tuple[str, str], str]] = {}
+    for one in found:
+        if one.encoder:
+            ours.setdefault(whose(one), {})[one.selection, one.prompts] = one.encoder
+    blocks: dict[Hashable, _Block] = {}
+    for one in found:
+        place = {"dataset": one.dataset, "shots": str(one.shots), "encoder": one.backbone}[by]
+        policies = ours.get(whose(one), {("", ""): one.backbone})
+        for policy in [(one.selection, one.prompts)] if one.encoder else policies:
+            block = _Block(one.method, policies[policy], one.shots, policy[0])
+            blocks.setdefault((whose(one), policy), block).cells[place] = one
+    return list(blocks.values())
 
 
 def _laid_out(blocks: Sequence[_Block], places: Sequence[str], by: str, only: str) -> Sheet:

@@ -126,7 +126,7 @@ def _add_table(commands: Any) -> None:
     table.add_argument(
         "--results", type=Path, default=Path("results"), metavar="DIR", help="the store (default: results)"
     )
-    table.add_argument("--format", default="term", metavar="FORMAT", help="term (default), md, csv or json")
+    table.add_argument("--format", default="term", metavar="FORMAT", help="term (default), md, latex, csv, json, html")
     table.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
     _add_filters(table)
     table.add_argument("--allow-mixed", action="store_true", help="show what cannot be ranked together, ranked apart")

@@ -242,16 +242,19 @@ def chosen(known: Sequence[Figure], table: Table, asked: Asked) -> tuple[list[Fi
     return kept, ours
 
 
-def near(known: Sequence[Figure], rows: Sequence[Row], asked: Asked) -> tuple[list[Figure], list[str]]:
-    """Where rows of ours can be compared and nothing else was asked for: the figures of their backbones and shots."""
+def near(known: Sequence[Figure], rows: Sequence[Row], asked: Asked, by: str) -> tuple[list[Figure], list[str]]:
+    """Where rows of ours can be compared and nothing else was asked for: the figures of their backbones and shots.
+
+    by: what columns stand for; of that, everything is shown.
+    """
     backbones = {backbone_of(row.encoder) for row in rows}
     shots = {0, *(row.shots for row in rows)}
     if not rows:
         return list(known), []
     kept = [
         f for f in known
-        if (asked.encoder is not None or (f.backbone, f.pretrained) in backbones)
-        and (asked.shots is not None or f.shots in shots)
+        if (asked.encoder is not None or by == "encoder" or (f.backbone, f.pretrained) in backbones)
+        and (asked.shots is not None or by == "shots" or f.shots in shots)
     ]  # fmt: skip
     left = len(known) - len(kept)
     note = (

@@ -56,14 +56,13 @@ def _published(options: Namespace) -> int:
         options.methods, options.datasets, options.encoder, options.shots, options.selection, options.prompts
     )
     known, rows = published.chosen(published.figures(), table, asked)
-    known, told = published.near(known, rows, asked)
+    by = options.by or AXES[0]
+    known, told = published.near(known, rows, asked, by)
     found = published.compare(known, rows)
     if not any(one.ours for one in found):
         told.append(f"Nothing in {options.results} can be set beside these figures.")
     long = options.format in ("csv", "json")
-    sheet = sheet_of_published(
-        found, by=options.by or AXES[0], rows=options.rows, columns=options.columns, long=long, notes=told
-    )
+    sheet = sheet_of_published(found, by=by, rows=options.rows, columns=options.columns, long=long, notes=told)
     _print(sheet, options.format)
     return Exit.CORRUPT if loaded.problems else Exit.OK
 

@@ -396,6 +396,25 @@ def test_columns_by_shots_and_a_row_limit_that_tells(harness_command: Callable[.
     assert harness_command("table", "--published", "--methods", "tipp")[0] == Exit.NOTHING
 
 
+def test_columns_by_shots_set_ours_where_they_are_and_what_was_published_beside_all() -> None:
+    known = [figure(50.0, shots=1), figure(60.0, shots=16)]
+    rows = make_table(Loaded([record("tip", "dtd", 1, 61.0, prompts=p) for p in ("single", "cupl")])).rows
+    sheet = sheet_of_published(compare(known, rows), by="shots")
+    lines = [[cell.text for cell in line[2:]] for line in sheet.lines]
+    once = [["published", "50.00", "60.00"], ["ours, val-min4", "–", "61.00"], ["difference", "–", "+1.00 ="]]
+    assert lines == once * 2
+    assert [column.title for column in sheet.columns] == ["method", "encoder", "figure", "1 shot", "16 shots"]
+    assert {line[1].text for line in sheet.lines} == {"RN50-quickgelu:openai"}
+
+
+def test_columns_by_encoder_hold_the_backbones() -> None:
+    known = [f for f in figures() if f.harness in ("tip", "gda") and f.dataset == "imagenet" and f.shots == 16]
+    sheet = sheet_of_published(compare(known, []), by="encoder")
+    assert [column.title for column in sheet.columns] == ["method", "shots", "figure", "RN50", "ViT-B-16", "ViT-B-32"]
+    assert [line[0].text for line in sheet.lines] == ["tip", "gda"]
+    assert sheet.lines[0][3].text == "62.01"
+
+
 def test_the_sheet_of_nothing_is_empty() -> None:
     for form in FORMATS:
         assert render_sheet(sheet_of_published([], long=form in ("csv", "json")), form)
