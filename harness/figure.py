@@ -11,6 +11,7 @@ import math
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import UsageError, unknown
@@ -108,17 +109,17 @@ def looks(methods: Iterable[str]) -> dict[str, Look]:
 
 def shown(text: str, most: int = 44) -> str:
     """A name that can be drawn: what the font lacks is spelled out, a very long name is cut."""
+    known = _letters()
+    whole = "".join(c if ord(c) in known and c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return whole if len(whole) <= most else f"{whole[: most - 1]}…"
+
+
+@lru_cache
+def _letters() -> frozenset[int]:
+    """Code points that the font has."""
     from matplotlib import font_manager, ft2font
 
-    font = ft2font.FT2Font(font_manager.findfont("DejaVu Sans"))
-
-    def spelled(letter: str) -> str:
-        if letter.isprintable() and font.get_char_index(ord(letter)):
-            return letter
-        return letter.encode("unicode_escape").decode()
-
-    whole = "".join(map(spelled, text))
-    return whole if len(whole) <= most else f"{whole[: most - 1]}…"
+    return frozenset(ft2font.FT2Font(font_manager.findfont("DejaVu Sans")).get_charmap())
 
 
 # -- panels ---------------------------------------------------------------------------------------
@@ -145,7 +146,7 @@ class Panels:
         longest = max([len(shown(name)) for name, _ in entries], default=0)
         columns = max(1, min(len(entries), int(width / (0.058 * longest + 0.5))))
         legend_foot = 0.14 + 0.108 * len(lines)
-        foot = legend_foot + 0.22 * bool(entries) + 0.165 * math.ceil(len(entries) / columns)
+        foot = legend_foot + 0.22 * bool(entries) + 0.128 * math.ceil(len(entries) / columns)
         total = foot + height * rows
         self.figure = Figure(figsize=(width, total))
         left = _MARGIN / width
@@ -207,18 +208,24 @@ def shots_axis(axes: Axes, shots: Sequence[int]) -> None:
 
 def cost_axis(axes: Axes, values: Sequence[float], unit: str) -> None:
     """Logarithmic; with a linear piece from 0 to the decade of the smallest positive value where 0 occurs."""
-    from matplotlib.ticker import EngFormatter, NullLocator
+    from matplotlib.ticker import EngFormatter, FixedLocator, NullLocator
 
     positive = [value for value in values if value > 0]
     if not positive:
         return
-    if len(positive) == len(values):
-        axes.set_xscale("log")
-        axes.set_xlim(min(positive) / 2, max(positive) * 2)
-    else:
-        least = 10 ** math.floor(math.log10(min(positive)))
+    least = 10.0 ** math.floor(math.log10(min(positive)))
+    decades = math.ceil(math.log10(max(positive) / least))
+    ticks = [least * 10.0**i for i in range(0, decades + 1, math.ceil((decades + 1) / 4))]
+    low, high = min(positive) / 2, max(positive) * 2
+    if len(positive) < len(values):
         axes.set_xscale("symlog", linthresh=least, linscale=0.6)
-        axes.set_xlim(-0.3 * least, max(positive) * 2.5)
+        axes.set_xlim(-0.3 * least, high)
+        ticks = [0.0, *ticks]
+    else:
+        axes.set_xscale("log")
+        seen = any(low <= tick <= high for tick in ticks)
+        axes.set_xlim((low, high) if seen else (least / 1.2, least * 12))
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_major_formatter(EngFormatter(unit, sep=""))
     axes.xaxis.set_minor_locator(NullLocator())
 
@@ -277,16 +284,14 @@ def rank_axis(
     for tick in range(low, high + 1, math.ceil((high - low) / 12)):
         axes.plot([tick, tick], [0, 0.05], color="black", linewidth=0.8)
         axes.text(tick, 0.08, str(tick), ha="center", va="bottom")
-    levels: list[float] = []  # where the bars of each level end
-    for start, end in bars:
-        level = next((i for i, before in enumerate(levels) if before + beside < start), len(levels))
-        levels[level : level + 1] = [end]
-        y = -0.09 - BAR_STEP * level
+    levels = _levels(bars)
+    for (start, end), level in zip(bars, levels, strict=True):
+        y = -0.09 - _BAR_STEP * level
         axes.plot([start, end], [y, y], color="0.2", linewidth=2.6, solid_capstyle="butt", zorder=2)
-    first, half = 0.2 + BAR_STEP * len(levels), math.ceil(high / 2)
+    first, half = _first_name(levels), math.ceil(high / 2)
     for place, (name, rank, look) in enumerate(ranks):
         at_left = place < half
-        y = -first - NAME_STEP * (place if at_left else high - 1 - place)
+        y = -first - _NAME_STEP * (place if at_left else high - 1 - place)
         edge = low - beside if at_left else high + beside
         axes.plot([rank, rank, edge], [0, y, y], color=look.colour, linewidth=0.8, zorder=1)
         text = f"{shown(name)}  {rank:.2f}" if at_left else f"{rank:.2f}  {shown(name)}"
@@ -294,4 +299,24 @@ def rank_axis(
                       ha="right" if at_left else "left", va="center", fontsize=7)  # fmt: skip
 
 
-BAR_STEP, NAME_STEP = 0.08, 0.15  # inches
+def rank_height(methods: int, bars: Sequence[tuple[float, float]]) -> float:
+    """Inches that `rank_axis` needs below its scale."""
+    return _first_name(_levels(bars)) + _NAME_STEP * math.ceil(methods / 2)
+
+
+_BAR_STEP, _NAME_STEP = 0.08, 0.15  # inches
+
+
+def _first_name(levels: Sequence[int]) -> float:
+    return 0.2 + _BAR_STEP * (max(levels, default=-1) + 1)
+
+
+def _levels(bars: Sequence[tuple[float, float]]) -> list[int]:
+    """The highest level for each bar on which it touches none before it; bars come by their start."""
+    ends: list[float] = []
+    levels = []
+    for start, end in bars:
+        level = next((i for i, before in enumerate(ends) if before + 0.2 < start), len(ends))
+        ends[level : level + 1] = [end]
+        levels.append(level)
+    return levels

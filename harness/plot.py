@@ -15,10 +15,8 @@ from typing import TYPE_CHECKING, Any
 from harness import files
 from harness.errors import Missing, NotComparable, NothingSelected, UsageError, unknown
 from harness.figure import (
-    BAR_STEP,
     EQUAL_DROP,
     GREY,
-    NAME_STEP,
     Look,
     Panels,
     Style,
@@ -28,6 +26,7 @@ from harness.figure import (
     image,
     looks,
     rank_axis,
+    rank_height,
     settings,
     shots_axis,
     shown,
@@ -375,7 +374,7 @@ def _critical_difference(table: Table, look: Mapping[str, Look]) -> Plot:
     unranked = sorted({_name(row) for row in table.rows if row.rank is None and "incomplete" not in row.marks})
     notes = [f"Not ranked, so not here: {', '.join(unranked)}."] if unranked else []
     data: list[Point] = []
-    drawn = []
+    drawn: list[tuple[int, list[tuple[str, float, Look]], list[tuple[float, float]]]] = []
     for shots, rows in groups.items():
         sets = _sets(rows, table)
         ranks = _mean_ranks(rows, sets)
@@ -387,7 +386,8 @@ def _critical_difference(table: Table, look: Mapping[str, Look]) -> Plot:
             inside = [str(i) for i, (start, end) in enumerate(bars, start=1) if start <= place <= end]
             point = {**_who(row), "mean_rank": ranks[row.method], "data_sets": len(sets), "bars": " ".join(inside)}
             data.append(point)
-        drawn.append((shots, rows, ranks, bars))
+        at = [(_name(row), ranks[row.method], look[row.method]) for row in rows]
+        drawn.append((shots, at, [(at[start][1], at[end][1]) for start, end in bars]))
     fewest = min(point["data_sets"] for point in data)
     if fewest < FEWEST_TO_FLIP:
         notes.append(f"Weak: ranks over {fewest} data sets say little about other data sets.")
@@ -399,12 +399,11 @@ def _critical_difference(table: Table, look: Mapping[str, Look]) -> Plot:
         *_incomplete(table),
         *notes,
     ]
-    height = max(0.3 + BAR_STEP * len(bars) + NAME_STEP * math.ceil(len(rows) / 2) for _, rows, _, bars in drawn)
+    height = max(rank_height(len(at), spans) for _, at, spans in drawn)
     panels = Panels(len(drawn), height + 0.6, said, [], across=1)
-    for axes, (shots, rows, ranks, bars) in zip(panels.axes, drawn, strict=True):
+    for axes, (shots, at, spans) in zip(panels.axes, drawn, strict=True):
         axes.set_title(_count(shots))
-        at = [(_name(row), ranks[row.method], look[row.method]) for row in rows]
-        rank_axis(axes, at, [(at[start][1], at[end][1]) for start, end in bars], height)
+        rank_axis(axes, at, spans, height)
     return Plot(panels.finished("", ""), data, [*table.notes, *notes])
 
 
