@@ -38,6 +38,7 @@ class ClipAdapter(Method):
     title = "CLIP-Adapter"
     paper = "Gao et al., CLIP-Adapter: Better Vision-Language Models with Feature Adapters, IJCV 2024, 2110.04544"
     year = 2021
+    parameters = "D * D / 2"
     views = 10
     raw = True
     deterministic = False

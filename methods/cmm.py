@@ -43,6 +43,7 @@ class Cmm(Method):
         "Yang et al., Cross-Modal Mapping: Mitigating the Modality Gap for Few-Shot Image Classification, 2412.20110"
     )
     year = 2024
+    parameters = "D * D"
     views = 10
     quick = {"steps": 20}
 

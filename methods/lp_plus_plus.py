@@ -36,6 +36,7 @@ class LpPlusPlus(Method):
     title = "LP++"
     paper = "Huang et al., LP++: A Surprisingly Strong Linear Probe for Few-Shot CLIP, CVPR 2024, 2404.02285"
     year = 2024
+    parameters = "C * (D + 2)"
     views = 1
     logit_grid = {"epochs": tuple(range(300, 0, -10))}
 

@@ -34,6 +34,7 @@ class Rla(Method):
     title = "RLA"
     paper = "Fahes et al., CLIP's Visual Embedding Projector is a Few-shot Cornucopia, 2410.05270"
     year = 2024
+    parameters = "D * D"
     views = 10
     fit_grid = {"lr": (1e-5, 1e-4, 1e-3, 1e-2)}
     quick = {"epochs": 20}

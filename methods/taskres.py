@@ -38,6 +38,7 @@ class TaskRes(Method):
     title = "TaskRes"
     paper = "Yu et al., Task Residual for Tuning Vision-Language Models, CVPR 2023, 2211.10277"
     year = 2023
+    parameters = "C * D"
     views = 10
     deterministic = False
     quick = {"epochs": 20}

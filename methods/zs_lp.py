@@ -36,6 +36,7 @@ class ZsLp(Method):
     title = "ZS-LP"
     paper = "Silva-Rodríguez et al., A Closer Look at the Few-Shot Adaptation of Large VLMs, CVPR 2024, 2312.12730"
     year = 2024
+    parameters = "C * D"
     views = 20
     deterministic = False
     quick = {"epochs": 20}
