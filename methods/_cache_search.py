@@ -167,19 +167,23 @@ def _interpolation(beta: tuple[float, ...], span: float) -> tuple[tuple[float, .
     """
     betas = torch.tensor(beta, dtype=torch.float64)
     x = torch.linspace(0, span, 101, dtype=torch.float64)
-    middle, half = (betas.max() + betas.min()) / 2, (betas.max() - betas.min()) / 2
     truth = torch.exp(-x[:, None] * betas)  # (101, betas)
     for n in range(4, len(beta)):
-        angle = (torch.arange(n, dtype=torch.float64) + 0.5) * math.pi / n  # (n,)
-        order = torch.arange(n, dtype=torch.float64)[:, None]  # (n, 1)
-        at_nodes = torch.cos(order * angle)  # (n, n) T_k at every node
-        at_betas = torch.cos(order * torch.acos(((betas - middle) / half).clamp(-1, 1)))  # (n, betas)
-        at_nodes[0] /= 2
-        weights = 2 / n * at_nodes.T @ at_betas  # (n, betas)
-        nodes = middle + half * torch.cos(angle)  # (n,)
+        nodes, weights = chebyshev(betas, n)
         if (torch.exp(-x[:, None] * nodes) @ weights - truth).abs().max() < 1e-8:
             return tuple(nodes.tolist()), weights
     return beta, torch.eye(len(beta), dtype=torch.float64)
+
+
+def chebyshev(points: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """n nodes over the range of some points (P,), and weights (n, P): values at nodes @ weights are those at points."""
+    middle, half = (points.max() + points.min()) / 2, (points.max() - points.min()) / 2
+    angle = (torch.arange(n, dtype=points.dtype) + 0.5) * math.pi / n  # (n,)
+    order = torch.arange(n, dtype=points.dtype)[:, None]  # (n, 1)
+    at_nodes = torch.cos(order * angle)  # (n, n) T_k at every node
+    at_points = torch.cos(order * torch.acos(((points - middle) / half).clamp(-1, 1)))  # (n, P)
+    at_nodes[0] /= 2
+    return middle + half * torch.cos(angle), 2 / n * at_nodes.T @ at_points
 
 
 def sweep_weight(
