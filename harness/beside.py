@@ -12,6 +12,7 @@ from harness.published import (
     AVERAGES,
     FLOOR,
     NO_FIGURE,
+    NOT_RUN,
     PROTOCOL,
     REASONS,
     UNEXPLAINED,
@@ -52,7 +53,9 @@ def sheet_of_published(
         first = {backbone: i for i, backbone in enumerate(dict.fromkeys(one.backbone for one in kept))}
         kept = sorted(kept, key=lambda one: (first[one.backbone], one.shots))
     sheet = with_columns(_long(kept) if long else _wide(kept, by), columns)
-    return replace(sheet, caption=CAPTION, notes=[*notes, *told, *sheet.notes, *_verdicts(kept), *_sources(kept)])
+    return replace(
+        sheet, caption=CAPTION, notes=[*notes, *told, *sheet.notes, _summary(kept), *_verdicts(kept), *_sources(kept)]
+    )
 
 
 def _first(found: Sequence[Compared], rows: int | None) -> tuple[Sequence[Compared], list[str]]:
@@ -169,6 +172,13 @@ def _block_lines(block: _Block, places: Sequence[str]) -> list[tuple[str, list[C
     ]
     lines = [("published", published), (f"ours, {block.policy}", ours), ("difference", differences)]
     return [(figure, cells) for figure, cells in lines if any(cell.value is not None for cell in cells)]
+
+
+def _summary(found: Sequence[Compared]) -> str:
+    """Claimed against verified, in one line."""
+    claimed = [one for one in found if one.published is not None and one.dataset != AVERAGE]
+    counts = [f"{sum(one.verdict == verdict for one in claimed)} {verdict}" for verdict in (*MARKS, NOT_RUN)]
+    return f"Claimed: {len(claimed)} figures. Here: {', '.join(counts)}."
 
 
 def _verdicts(found: Sequence[Compared]) -> list[str]:

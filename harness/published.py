@@ -208,9 +208,9 @@ class Asked:
     prompts: Sequence[str] | None = None
 
 
-def chosen(known: Sequence[Figure], table: Table, asked: Asked) -> tuple[list[Figure], list[Row]]:
-    """The published figures that the filters leave, and those rows of ours whose backbone figures are known of.
-    A name that neither knows is an error.
+def chosen(known: Sequence[Figure], table: Table, asked: Asked) -> tuple[list[Figure], list[Row], list[str]]:
+    """The published figures that the filters leave, those rows of ours whose backbone figures are known of, and the
+    data sets of the average. A name that neither side knows is an error.
 
     A figure at 0 shots stands beside ours at any number of shots: its method learns nothing from them.
     """
@@ -239,7 +239,7 @@ def chosen(known: Sequence[Figure], table: Table, asked: Asked) -> tuple[list[Fi
     ]  # fmt: skip
     if not kept and not ours:
         raise NothingSelected("No published figure is left: the filters of this command exclude every one.")
-    return kept, ours
+    return kept, ours, _averaged(sets)
 
 
 def near(known: Sequence[Figure], rows: Sequence[Row], asked: Asked, by: str) -> tuple[list[Figure], list[str]]:
@@ -291,13 +291,11 @@ def _encoders(asked: Sequence[str] | None, known: set[tuple[str, str]]) -> set[t
 # -- ours beside theirs ------------------------------------------------------------------------------
 
 
-def compare(known: Sequence[Figure], rows: Sequence[Row]) -> list[Compared]:
+def compare(known: Sequence[Figure], rows: Sequence[Row], names: Sequence[str]) -> list[Compared]:
     """Every published figure with our measurement of it where there is one, and our rows that nobody published.
 
-    Besides every data set there is the average over those of the eleven that are here, for the rows that lack none.
-    Cost grows with figures plus cells.
+    names: the data sets of the average, which only rows have that lack none. Cost grows with figures plus cells.
     """
-    names = _averaged({figure.dataset for figure in known} or {name for row in rows for name in row.datasets})
     cells: dict[tuple[str, str, str, int], dict[str, Figure]] = {}
     for figure in known:
         key = (figure.harness, figure.backbone, figure.pretrained, figure.shots)
@@ -325,11 +323,10 @@ def compare(known: Sequence[Figure], rows: Sequence[Row]) -> list[Compared]:
     return found
 
 
-def _averaged(sets: set[str]) -> list[str]:
-    """The data sets of the average: the eleven, or those of them that are here; without any, the shifted ones."""
+def _averaged(sets: set[str] | None) -> list[str]:
+    """The data sets of the average: the eleven, or those of them that were asked for, or the shifted ones."""
     suites = [find.suites()[suite] for suite in AVERAGES.values()]
-    printed = {name for average, suite in AVERAGES.items() if average in sets for name in find.suites()[suite]}
-    return next((found for suite in suites if (found := [n for n in suite if n in sets | printed])), [])
+    return next((found for suite in suites if (found := [n for n in suite if sets is None or n in sets])), [])
 
 
 def _row_compared(row: Row | None, of: dict[str, Figure], names: Sequence[str]) -> list[Compared]:

@@ -51,7 +51,9 @@ def _markdown(sheet: Sheet) -> str:
 
 
 def _md(text: str) -> str:
-    return re.sub(r"([\\`*|<])", r"\\\1", text)
+    """Text that Markdown shows as it is; underscores inside of words, as in most names, need no escape."""
+    text = re.sub(r"([\\`*|<~&])", r"\\\1", text)
+    return re.sub(r"(?<!\w)_|_(?!\w)|\](?=\()", r"\\\g<0>", text)
 
 
 def _one_line(text: str) -> str:

@@ -324,11 +324,11 @@ def over_sets(values: dict[Pair, float], names: Iterable[str]) -> Mean | None:
 
 
 def with_columns(sheet: Sheet, names: Sequence[str] | None) -> Sheet:
-    """Only the named columns, in this order, after the one that names the row."""
+    """Only the named columns, in this order, after those without which one line could be taken for another."""
     if not names:
         return sheet
     known = [column.name for column in sheet.columns]
-    kept = [known.index("method")]
+    kept = [j for j in range(len(known)) if _tells_lines_apart(sheet, j)]
     for name in names:
         wanted = next((n for n in (name, name.replace("-", "_").replace(" ", "_")) if n in known), None)
         if wanted is None:
@@ -337,6 +337,12 @@ def with_columns(sheet: Sheet, names: Sequence[str] | None) -> Sheet:
             kept.append(known.index(wanted))
     chosen = sheet.only(kept)
     return replace(chosen, columns=[replace(column, shown=True, minor=False) for column in chosen.columns])
+
+
+def _tells_lines_apart(sheet: Sheet, j: int) -> bool:
+    column = sheet.columns[j]
+    varied = column.shown and len({line[j].text for line in sheet.lines}) > 1
+    return column.name == "method" or (column.name in (*IDENTITY, "figure") and varied)
 
 
 def limited(sheet: Sheet, rows: int | None) -> Sheet:

@@ -55,10 +55,10 @@ def _published(options: Namespace) -> int:
     asked = published.Asked(
         options.methods, options.datasets, options.encoder, options.shots, options.selection, options.prompts
     )
-    known, rows = published.chosen(published.figures(), table, asked)
+    known, rows, names = published.chosen(published.figures(), table, asked)
     by = options.by or AXES[0]
     known, told = published.near(known, rows, asked, by)
-    found = published.compare(known, rows)
+    found = published.compare(known, rows, names)
     if not any(one.ours for one in found):
         told.append(f"Nothing in {options.results} can be set beside these figures.")
     long = options.format in ("csv", "json")

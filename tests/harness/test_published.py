@@ -66,7 +66,7 @@ def figure(value: float, *protocol: str, dataset: str = "dtd", shots: int = 16, 
 def verdict(value: float, ours: list[float], *protocol: str, shots: int = 16, **changes: object) -> Compared:
     """Set our accuracies, one per seed, beside one published value."""
     rows = make_table(Loaded([record("tip", "dtd", s, a, **changes) for s, a in enumerate(ours, start=1)])).rows
-    (found,) = compare([figure(value, *protocol, shots=shots)], rows)
+    (found,) = compare([figure(value, *protocol, shots=shots)], rows, [])
     return found
 
 
@@ -208,7 +208,7 @@ def test_the_noise_of_a_small_test_set_counts() -> None:
     # one seed, 10,000 images at 61.5 %: 1.96 · sqrt(61.5 · 38.5 / 10000) = 0.954 points, below 1
     assert (found.tolerance, found.verdict) == (1.0, UNEXPLAINED)
     rows = make_table(Loaded([msgspec.structs.replace(record("tip", "dtd", 1, 61.5), test=score(615, 1000))])).rows
-    (found,) = compare([figure(60.0)], rows)
+    (found,) = compare([figure(60.0)], rows, [])
     # 615 of 1,000 images, and two right and two wrong ones: 1.96 · 100 · sqrt(617 · 387 / 1004³) = 3.0106
     assert (found.tolerance, found.verdict) == (pytest.approx(3.0106, abs=1e-4), WITHIN)
 
@@ -275,23 +275,24 @@ def test_a_figure_at_no_shots_stands_beside_ours_at_any_and_no_budget_excuses_it
 
 def test_what_only_one_side_has_is_said() -> None:
     rows = make_table(Loaded([record("mine", "dtd", 1, 60.0)])).rows
-    found = {(one.method, one.verdict) for one in compare([figure(60.0)], rows)}
+    found = {(one.method, one.verdict) for one in compare([figure(60.0)], rows, [])}
     assert found == {("tip", NOT_RUN), ("mine", NO_FIGURE)}
 
 
 def test_averages_are_of_the_same_data_sets_and_share_what_all_parts_share() -> None:
     known = [figure(60.0, "whole-val", dataset="dtd"), figure(80.0, "whole-val", "test-settings", dataset="eurosat")]
-    rows = make_table(Loaded([record("tip", "dtd", 1, 50.0), record("tip", "eurosat", 1, 70.0)])).rows
-    average = next(one for one in compare(known, rows) if one.dataset == AVERAGE)
+    two = ["dtd", "eurosat"]
+    rows = make_table(Loaded([record("tip", name, 1, a) for name, a in zip(two, (50.0, 70.0), strict=True)])).rows
+    average = next(one for one in compare(known, rows, two) if one.dataset == AVERAGE)
     assert (average.published, average.ours and average.ours.mean) == (70.0, 60.0)
     assert average.reasons == (REASONS["whole-val"].text,)
     partly = make_table(Loaded([record("tip", "dtd", 1, 50.0)])).rows
-    average = next(one for one in compare(known, partly) if one.dataset == AVERAGE)
+    average = next(one for one in compare(known, partly, two) if one.dataset == AVERAGE)
     assert average.ours is None
 
 
 def test_a_printed_average_stands_in_where_its_parts_are_not_known() -> None:
-    found = {(c.method, c.shots): c.published for c in compare(figures(), []) if c.backbone == "RN50" and c.dataset == AVERAGE}  # fmt: skip
+    found = {(c.method, c.shots): c.published for c in compare(figures(), [], find.suites()["core11"]) if c.backbone == "RN50" and c.dataset == AVERAGE}  # fmt: skip
     assert found["clap", 16] == 74.57
     eleven = [f.value for f in figures() if (f.harness, f.backbone, f.shots) == ("tip", "RN50", 16)]
     assert found["tip", 16] == pytest.approx(sum(eleven) / 11)
@@ -302,10 +303,11 @@ def test_a_printed_average_stands_in_where_its_parts_are_not_known() -> None:
 
 def test_filters_take_names_of_either_side_and_suggest() -> None:
     table = make_table(Loaded([record("mine", "dtd", 1, 60.0)]))
-    known, rows = chosen(figures(), table, Asked(methods=["tip-f", "mine"], datasets=["core11"], shots=[16]))
+    known, rows, names = chosen(figures(), table, Asked(methods=["tip-f", "mine"], datasets=["core11"], shots=[16]))
     assert {f.harness for f in known} == {"tip_f"}
     assert [row.method for row in rows] == ["mine"]
-    assert {f.dataset for f in known} == set(find.suites()["core11"])
+    assert {f.dataset for f in known} == set(names) == set(find.suites()["core11"])
+    assert chosen(figures(), table, Asked(datasets=["dtd", "imagenet-v2"]))[2] == ["dtd"]
     with pytest.raises(NothingSelected, match="Did you mean tip"):
         chosen(figures(), table, Asked(methods=["tipp"]))
     with pytest.raises(NothingSelected, match=r"No encoder .* named 'RN5'"):
@@ -316,9 +318,9 @@ def test_filters_take_names_of_either_side_and_suggest() -> None:
 
 def test_records_of_other_weights_are_not_set_beside_openais() -> None:
     table = make_table(Loaded([record("tip", "dtd", 1, 60.0, encoder="RN50:yfcc15m")]))
-    known, rows = chosen(figures(), table, Asked())
+    known, rows, names = chosen(figures(), table, Asked())
     assert rows == []
-    assert all(one.ours is None for one in compare(known, rows))
+    assert all(one.ours is None for one in compare(known, rows, names))
 
 
 # -- the command -------------------------------------------------------------------------------------
@@ -363,6 +365,14 @@ def test_the_table_says_who_is_confirmed_and_who_is_not(harness_command: Callabl
     notes = "\n".join(document["notes"])
     assert "zero_shot, RN50-quickgelu:openai, 16 shots, val-min4: 11 of 11 within tolerance." in notes
     assert "epoch chosen on the test images" in notes
+    counts = [
+        sum(row["verdict"] == v for row in document["rows"] if row["dataset"] != AVERAGE)
+        for v in (WITHIN, PROTOCOL, UNEXPLAINED)
+    ]
+    assert (
+        f"Here: {counts[0]} within tolerance, {counts[1]} differs: protocol, {counts[2]} differs: unexplained" in notes
+    )
+    assert sum(counts) == 33  # three methods on eleven data sets
     assert "published figures of other encoders or shots are not shown" in notes
     term = harness_command("table", "--published")[1]
     for text in ("published", "ours, val-min4", "difference", "+0.30 =", "-4.00 p", "+4.00 !"):
@@ -391,6 +401,9 @@ def test_columns_by_shots_and_a_row_limit_that_tells(harness_command: Callable[.
     assert "rows are not shown (--rows 3)" in out
     assert harness_command("table", "--published", "--rows", 0)[0] == Exit.USAGE
     assert harness_command("table", "--published", "--columns", "nosuch")[0] == Exit.USAGE
+    stored(Path("results"))
+    out = harness_command("table", "--published", "--methods", "tip-f", "--columns", "dtd", "--format", "md")[1]
+    assert [line.split("|")[2].strip() for line in out.splitlines()[:5:4]] == ["figure", "difference"]
     code, _, err = harness_command("table", "--published", "--baseline", "tip")
     assert (code, "do not go together" in err) == (Exit.USAGE, True)
     assert harness_command("table", "--published", "--methods", "tipp")[0] == Exit.NOTHING
@@ -399,7 +412,7 @@ def test_columns_by_shots_and_a_row_limit_that_tells(harness_command: Callable[.
 def test_columns_by_shots_set_ours_where_they_are_and_what_was_published_beside_all() -> None:
     known = [figure(50.0, shots=1), figure(60.0, shots=16)]
     rows = make_table(Loaded([record("tip", "dtd", 1, 61.0, prompts=p) for p in ("single", "cupl")])).rows
-    sheet = sheet_of_published(compare(known, rows), by="shots")
+    sheet = sheet_of_published(compare(known, rows, []), by="shots")
     lines = [[cell.text for cell in line[2:]] for line in sheet.lines]
     once = [["published", "50.00", "60.00"], ["ours, val-min4", "–", "61.00"], ["difference", "–", "+1.00 ="]]
     assert lines == once * 2
@@ -409,7 +422,7 @@ def test_columns_by_shots_set_ours_where_they_are_and_what_was_published_beside_
 
 def test_columns_by_encoder_hold_the_backbones() -> None:
     known = [f for f in figures() if f.harness in ("tip", "gda") and f.dataset == "imagenet" and f.shots == 16]
-    sheet = sheet_of_published(compare(known, []), by="encoder")
+    sheet = sheet_of_published(compare(known, [], []), by="encoder")
     assert [column.title for column in sheet.columns] == ["method", "shots", "figure", "RN50", "ViT-B-16", "ViT-B-32"]
     assert [line[0].text for line in sheet.lines] == ["tip", "gda"]
     assert sheet.lines[0][3].text == "62.01"

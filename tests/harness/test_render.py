@@ -312,6 +312,20 @@ def test_markdown_marks_best_and_second() -> None:
     assert "*" not in lines[4]
 
 
+@settings(max_examples=150, deadline=None)
+@given(HOSTILE)
+def test_no_text_breaks_a_markdown_row(name: str) -> None:
+    lines = render_sheet(sheet_with(name, name), "md").splitlines()
+    bars = [len(re.findall(r"\|", re.sub(r"\\.", "", line))) for line in lines[:4]]  # escaped ones are text
+    assert bars == [4, 4, 4, 4]
+    assert lines[4] == ""
+
+
+def test_markdown_shows_names_as_they_are() -> None:
+    line = render_sheet(sheet_with("__a_b__ ~~x~~ &lt; [t](u)"), "md").splitlines()[2]
+    assert r"\__a_b_\_ \~\~x\~\~ \&lt; [t\](u)" in line
+
+
 def test_equal_values_share_a_place() -> None:
     sheet = sheet_of(table({"x": {"a": [700]}, "y": {"a": [700]}, "z": {"a": [600]}}))
     average = [column.name for column in sheet.columns].index("average")
@@ -427,6 +441,11 @@ def test_columns_are_picked_by_name_in_the_order_asked() -> None:
     assert render_sheet(sheet, "csv").splitlines()[0] == "method,b,b_ci95,b_n,mean,ci95,n,selection"
     with pytest.raises(UsageError, match=r"No column named 'c'\..* Known: a, average, b, "):
         sheet_of(table(THREE), columns=["c"])
+
+
+def test_columns_that_tell_rows_apart_stay() -> None:
+    two = make_table(Loaded([*records(THREE), *records(THREE, shots=1)]))
+    assert [column.name for column in sheet_of(two, columns=["a"]).columns] == ["method", "shots", "a"]
 
 
 def test_marked_rows_take_no_place() -> None:
