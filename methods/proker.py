@@ -29,7 +29,7 @@ _ALIAS = {"oxford_flowers": "flowers102"}
 _ELSEWHERE = ((0.5, 3, 20), (0.001, 1, 10))  # the reference's for Caltech-101, FGVC-Aircraft, Food-101 and UCF-101
 _TRANSFERRED = {1: (3.0, 0.05), 2: (2.6, 0.05), 4: (1.5, 0.05), 8: (1.66, 0.07), 16: (1.7, 0.1)}  # by shots
 
-MANY_VIEWS = 512  # rows up to which views join: a solution of 512 rows takes milliseconds, and 200 are searched
+MANY_VIEWS = 256  # rows up to which views join: such a solution takes a millisecond, and 200 are searched
 DENSE = 2048  # rows up to which the system is solved as it is
 LANDMARKS = 1024  # of the approximation beyond; twice the classes where those are more
 
@@ -48,7 +48,7 @@ class Proker(Method):
     Bendou et al. 2025, ProKeR, arXiv 2501.11175, eq. 8-10. With k(x, y) = exp(-beta * (1 - x . y)) and rows F (R, D):
         A = (K_FF / lam + I)^-1 (L - F W^T),   logits = n(x) W^T + k(n(x), F) A
     The base is the bare cosine. lam -> 0 is zero-shot, lam -> infinity an unregularised vote of the errors.
-    Inputs: views (V, N, D), each a row of its own, as many as keep R within 512; image (N, D) beyond, or where there
+    Inputs: views (V, N, D), each a row of its own, as many as keep R within 256; image (N, D) beyond, or where there
     are none. Trains nothing: R * C numbers in closed form. Cost of the fit grows with R^3 / 3, of the search with that
     for every beta and lam: Cholesky, no eigendecomposition. Where a hundred lams are searched, 20 to 30 are solved, and
     the others follow by interpolation in log lam to eight digits.
