@@ -138,6 +138,7 @@ class Panels:
     ) -> None:
         """`height` is that of one panel; `entries` are names and styles of the legend; `across` panels in a row."""
         from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
 
         across = across or (panels if panels <= 4 else min(4, math.ceil(panels / 2)))
         rows = math.ceil(panels / across)
@@ -151,7 +152,8 @@ class Panels:
         self.figure = Figure(figsize=(width, total))
         left = _MARGIN / width
         self._box = (left, foot / total, 1 - left, 1 - foot / total)
-        self.figure.set_layout_engine("constrained", rect=self._box, w_pad=0.05, h_pad=0.05)
+        self._layout = ConstrainedLayoutEngine(rect=self._box, w_pad=0.05, h_pad=0.05)
+        self.figure.set_layout_engine(self._layout)
         grid = list(self.figure.subplots(rows, across, squeeze=False).flat)
         self.axes: list[Axes] = grid[:panels]
         for empty in grid[panels:]:
@@ -185,7 +187,7 @@ class Panels:
         left, low, width, height = self._box
         self.figure.text(left + width / 2, low, x, ha="center", va="top")
         self.figure.text(left * 0.3, low + height / 2, y, rotation=90, ha="left", va="center")
-        self.figure.draw_without_rendering()
+        self._layout.execute(self.figure)
         self.figure.set_layout_engine("none")
         for axes in self.axes:  # the solver's last digits differ from run to run
             left, low, width, height = (round(float(side), 6) for side in axes.get_position().bounds)
