@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean, geometric_mean, stdev
 from typing import Any
 
 import msgspec
@@ -115,6 +115,31 @@ def _inputs(digests: Mapping[str, str]) -> dict[str, str]:
         if name != UNSTEADY:
             parts[of.get(name, "data")][name] = value
     return {name: files.digest_of(part)[:_LETTERS] for name, part in sorted(parts.items())}
+
+
+def pooled(results: Iterable[Result]) -> list[Result]:
+    """One record for each key, where several stores have it: the lowest count, and the mean cost of all alike.
+
+    The mean is geometric, in references, over the records from the same kind of machine.
+    """
+    found: dict[str, list[Result]] = defaultdict(list)
+    for result in results:
+        found[result.key].append(result)
+    return [_mean_cost(alike) if len(alike) > 1 else alike[0] for alike in found.values()]
+
+
+def _mean_cost(results: Sequence[Result]) -> Result:
+    sound = [result for result in results if result.status == "ok" and result.test is not None]
+    if not sound:
+        return results[0]
+    lowest = min(sound, key=lambda result: (result.test.correct if result.test else 0, result.checksum))
+    place, pace = _place(lowest), lowest.timing.reference_s
+    alike = [result.timing for result in sound if _place(result) == place]
+    costs = [timing.cost_s / timing.reference_s for timing in alike if timing.cost_s and timing.reference_s]
+    if not costs or not pace:
+        return lowest
+    timing = msgspec.structs.replace(lowest.timing, cost_s=geometric_mean(costs) * pace, repeats=len(costs))
+    return msgspec.structs.replace(lowest, timing=timing)
 
 
 def choose(results: Iterable[Result], like: Baseline | None = None) -> dict[Slot, Result]:
@@ -345,7 +370,7 @@ def compare(
         path, _, text = problem.partition(": ")
         report.add(Kind.DAMAGED, path, text)
     asked = {slot(cell)[: -len(_POLICY)] for cell in baseline.cells}
-    chosen = choose((r for r in results if _slot_of(r)[: -len(_POLICY)] in asked), baseline)
+    chosen = choose(pooled(r for r in results if _slot_of(r)[: -len(_POLICY)] in asked), baseline)
     now = snapshot(chosen.values())
     pairs = _pairs(baseline, now, chosen, report)
     exact: list[Pair] = []

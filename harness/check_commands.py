@@ -7,7 +7,7 @@ import os
 import sys
 from argparse import Namespace
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from harness.check import (
     choose,
     compare,
     encode,
+    pooled,
     read_baseline,
     slot,
     snapshot,
@@ -33,6 +34,7 @@ from harness.results import Store
 if TYPE_CHECKING:
     from harness.check import Cell
     from harness.plan import RunSpec
+    from harness.results import Loaded
 
 FORMATS = ("term", "json", "github", "junit")
 
@@ -45,13 +47,25 @@ def check(options: Namespace) -> int:
     if options.update:
         return _update(options)
     baseline = read_baseline(options.baseline)
-    obstacles = _compute(baseline, options.results) if options.run else []
-    loaded = Store(options.results).load()
+    obstacles = _compute(baseline, options.results[0]) if options.run else []
+    loaded = _load(options.results)
     report = compare(baseline, loaded.results, loaded.problems, rules)
     _print(report, options)
     if report.code in (Exit.MISSING, Exit.NOTHING) and obstacles:
         return obstacles[0].code
     return report.code
+
+
+def _load(folders: Sequence[Path]) -> Loaded:
+    """What several stores hold together; a record of one cell may come from each."""
+    from harness.results import Loaded
+
+    found = [Store(folder).load() for folder in folders]
+    return Loaded([r for loaded in found for r in loaded.results], [p for loaded in found for p in loaded.problems])
+
+
+def _named(folders: Sequence[Path]) -> str:
+    return ", ".join(map(str, folders))
 
 
 def _rules(options: Namespace) -> Rules:
@@ -71,15 +85,17 @@ def _rules(options: Namespace) -> Rules:
 def _update(options: Namespace) -> int:
     """Write what the store holds as the new baseline, and say what that changes, cell by cell."""
     old = _old_baseline(options.baseline)
-    obstacles = _compute(old, options.results) if options.run and old else []
-    loaded = Store(options.results).load()
+    obstacles = _compute(old, options.results[0]) if options.run and old else []
+    loaded = _load(options.results)
     for problem in loaded.problems:
         note(f"harness: left out: {problem}")
-    chosen = choose(loaded.results)
+    chosen = choose(pooled(loaded.results))
     failed = [result for result in chosen.values() if result.status != "ok"]
     new = snapshot(chosen.values())
     if not new.cells:
-        raise NothingSelected(f"No results in {options.results} to make a baseline from: harness run --results …")
+        raise NothingSelected(
+            f"No results in {_named(options.results)} to make a baseline from: harness run --results …"
+        )
     said = changes(old, new)
     write_atomic(options.baseline, encode(new))
     for result in failed:
@@ -160,22 +176,23 @@ def specs_of(cells: Iterable[Cell], results: Path) -> Iterator[RunSpec]:
 
 
 def _print(report: Report, options: Namespace) -> None:
-    form, lines = options.format, sorted(report.findings, key=lambda found: list(Kind).index(found.kind))
+    form, results = options.format, _named(options.results)
+    lines = sorted(report.findings, key=lambda found: list(Kind).index(found.kind))
     if form == "json":
-        print_json(as_json(report, options.baseline, options.results))
+        print_json(as_json(report, options.baseline, results))
         return
     if form == "junit":
         print(as_junit(report, read_baseline(options.baseline)))
         return
     for found in lines:
         print(annotation(found.kind, found.where, found.text) if form == "github" else found.line)
-    print(summary(report, options.baseline, options.results))
+    print(summary(report, options.baseline, results))
     if form == "github" and (target := os.environ.get("GITHUB_STEP_SUMMARY")):
         with contextlib.suppress(OSError), Path(target).open("a", encoding="utf-8") as file:
-            file.write(as_markdown(report, options.baseline, options.results))
+            file.write(as_markdown(report, options.baseline, results))
 
 
-def summary(report: Report, baseline: Path, results: Path) -> str:
+def summary(report: Report, baseline: Path, results: str) -> str:
     """The verdict in one line."""
     verdict = {
         Exit.OK: "nothing is worse",
@@ -194,10 +211,10 @@ def summary(report: Report, baseline: Path, results: Path) -> str:
     )
 
 
-def as_json(report: Report, baseline: Path, results: Path) -> dict[str, Any]:
+def as_json(report: Report, baseline: Path, results: str) -> dict[str, Any]:
     return {
         "baseline": str(baseline),
-        "results": str(results),
+        "results": results,
         "code": int(report.code),
         "cells": report.cells,
         "exact": report.exact,
@@ -216,7 +233,7 @@ def annotation(kind: Kind, where: str, text: str) -> str:
     return f"::{level} title={title.replace(':', '%3A').replace(',', '%2C')}::{text}"
 
 
-def as_markdown(report: Report, baseline: Path, results: Path) -> str:
+def as_markdown(report: Report, baseline: Path, results: str) -> str:
     """A summary for the page of a workflow run."""
     lines = [f"### harness check\n\n{_cell(summary(report, baseline, results))}\n"]
     if report.findings:

@@ -52,6 +52,10 @@ def _path(text: str) -> Path:
     return Path(text)
 
 
+def _paths(text: str) -> list[Path]:
+    return [_path(word) for word in _words(text)] or [_path("")]
+
+
 # -- the commands and their flags --------------------------------------------------------------------
 
 
@@ -172,9 +176,8 @@ def _add_check(commands: Any) -> None:
                      json=False)  # fmt: skip
     check.add_argument("--baseline", type=_path, default=Path("results/baseline.json"), metavar="FILE",
                        help="what was committed (default: results/baseline.json)")  # fmt: skip
-    check.add_argument(
-        "--results", type=_path, default=Path("results"), metavar="DIR", help="the store (default: results)"
-    )
+    _list_flag(check, "--results", _paths, "the store; of several, costs are averaged (default: results)",
+               [Path("results")])  # fmt: skip
     check.add_argument("--run", action="store_true", help="first compute what the store lacks of the baseline")
     check.add_argument("--accuracy-tolerance", type=float, default=0.0, metavar="P",
                        help="points let pass (default: 0)")  # fmt: skip
