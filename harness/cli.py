@@ -75,6 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_data(commands)
     _add_features(commands)
     _add_encoder(commands)
+    _add_analyse(commands)
     _add_results(commands)
     doctor = _command(commands, "doctor", "commands:doctor", "look at versions, devices, folders, caches and the store")
     doctor.add_argument("--results", type=Path, default=Path("results"), metavar="DIR")
@@ -254,6 +255,20 @@ def _add_features(commands: Any) -> None:
     export.add_argument("--second-space", action="store_true", help="also the features of the image adapters (imo)")
     verify = _command(group, "verify", "feature_commands:verify", "check packs and cache entries to the last byte")
     verify.add_argument("name", nargs="?", help="a pack or a folder (default: all)")
+
+
+def _add_analyse(commands: Any) -> None:
+    group = _group(commands, "analyse", "look into a feature space")
+    text = "measure the overlap of paired and unpaired images with the image adapters and without, accuracy beside it"
+    overlap = _command(group, "overlap", "encoder_commands:analyse_overlap", text)
+    _list_flag(overlap, "--datasets", _words, "names or suites (default: %(default)s)", ["demo_shapes", "demo_digits"])
+    overlap.add_argument("--encoder", metavar="NAME[:PRETRAINED]", help="a ViT of open_clip, or demo")
+    overlap.add_argument("--part", default="val", help="val (default), support (the drawn shots) or test")
+    overlap.add_argument("--shots", type=int, default=16, help="with --part support (default: %(default)s)")
+    overlap.add_argument("--seed", type=int, default=1, help="with --part support (default: %(default)s)")
+    overlap.add_argument("--format", default="term", metavar="FORMAT", help="term (default), md, csv or json")
+    overlap.add_argument("--output", type=_path, metavar="FILE", help="also a figure: .png, .svg or .pdf")
+    overlap.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:0")
 
 
 def _add_encoder(commands: Any) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import harness
-from harness import cache, encoder, imo
+from harness import cache, encoder, imo, overlap
 from harness.errors import Corrupt, Missing
 from harness.results import Store
 from harness.types import Result
@@ -93,7 +93,7 @@ def with_second(folder: Path, seed: int = 7) -> Path:
     pack = cache.open_pack(folder)
     generator = torch.Generator().manual_seed(seed)
     parts: dict[str, dict[str, Tensor]] = {part: pack.tensors(part) for part in pack.parts}
-    for part in ("train", "val", "test"):
+    for part in parts.keys() - {"text"}:
         image = parts[part]["image"]
         parts[part]["imo"] = 3 * image + 0.5 * torch.randn(image.shape, generator=generator)
     info = pack.info
@@ -297,3 +297,99 @@ def test_results_of_one_adapter_stand_in_a_table_beside_plain_methods(pictures: 
     assert {row["method"] for row in table["rows"]} == {"tip", "tip_imo"}
     assert any("1 older record" in note for note in table["notes"])  # that of the earlier adapters
     assert len(Store(Path("results")).load().results) == 3
+
+
+# -- harness analyse overlap -------------------------------------------------------------------------
+
+
+def test_analyse_overlap_measures_both_spaces_on_validation_images(pictures: str, harness_command: Command) -> None:
+    keep_adapters()
+    words = ("analyse", "overlap", "--datasets", pictures, "--encoder", "demo")
+    code, out, _ = harness_command(*words, "--json")
+    assert code == 0
+    original, adapted = json.loads(out)
+    assert (original["features"], adapted["features"], original["part"]) == ("original", "adapted", "val")
+    packs = [cache.open_pack(path) for path in cache.cached_packs()]
+    assert {part for pack in packs for part in pack.parts} == {"val", "test", "text"}  # no shots are drawn for it
+    for row, held in ((original, False), (adapted, True)):
+        (pack,) = [pack for pack in packs if "val" in pack.parts and ("imo" in pack.info.fingerprint) is held]
+        figures = overlap.measure(pack.image("val"), pack.label("val")).figures.as_dict()
+        assert {name: row[name] for name in figures} == pytest.approx(figures, abs=1e-5)
+
+
+def test_analyse_overlap_of_untrained_adapters_changes_nothing(pictures: str, harness_command: Command) -> None:
+    keep_adapters(up=0.0)
+    words = ("analyse", "overlap", "--datasets", pictures, "--encoder", "demo", "--part", "support", "--shots", 4)
+    code, out, _ = harness_command(*words, "--json")
+    assert code == 0
+    original, adapted = json.loads(out)
+    assert original["paired"] == 3 * 6 and original["unpaired"] == 12 * 11 // 2 - 18
+    assert {**original, "features": ""} == {**adapted, "features": ""}
+
+
+@pytest.mark.parametrize("form", ["term", "md", "csv"])
+def test_accuracy_stands_beside_overlap_in_every_form(pictures: str, harness_command: Command, form: str) -> None:
+    keep_adapters()
+    words = ("analyse", "overlap", "--datasets", pictures, "--encoder", "demo", "--format", form)
+    code, out, _ = harness_command(*words)
+    assert code == 0
+    head = out.splitlines()[0]
+    assert "overlap" in head and "nearest" in head and "variance" in head
+    assert sum(line.count("original") + line.count("adapted") for line in out.splitlines()) == 2
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_analyse_overlap_draws_when_matplotlib_is_here(
+    pictures: str, harness_command: Command, home: Path, suffix: str
+) -> None:
+    pytest.importorskip("matplotlib")
+    keep_adapters()
+    path = home / "new" / f"overlap.{suffix}"
+    words = ("analyse", "overlap", "--datasets", pictures, "--encoder", "demo", "--output", path)
+    assert harness_command(*words)[0] == 0
+    assert path.read_bytes()[:5] in (b"\x89PNG\r", b"<?xml")
+
+
+def test_without_matplotlib_there_is_the_table_and_a_line(
+    pictures: str, harness_command: Command, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib.util
+
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "matplotlib" else real(name))
+    keep_adapters()
+    path = home / "overlap.png"
+    words = ("analyse", "overlap", "--datasets", pictures, "--encoder", "demo", "--output", path)
+    code, out, err = harness_command(*words)
+    assert code == 0 and "adapted" in out
+    assert "pip install 'clip-adapter-harness[plot]'" in err and not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "line"),
+    [
+        (("--part", "train"), 2, "No part named 'train'"),
+        (("--format", "xml"), 2, "No format named 'xml'"),
+        (("--output", "a.bmp"), 2, "No kind of picture named 'bmp'"),
+        (("--datasets", "nowhere"), 2, "nowhere"),
+    ],
+)
+def test_analyse_overlap_tells_mistakes_in_one_line(
+    harness_command: Command, words: tuple[str, ...], code: int, line: str
+) -> None:
+    given, _, err = harness_command("analyse", "overlap", "--encoder", "demo", *words)
+    assert given == code
+    assert line in err
+
+
+def test_a_pack_without_validation_images_is_measured_on_its_shots(
+    make_pack: MakePack, harness_command: Command
+) -> None:
+    with_second(make_pack(val=False))
+    words = ("analyse", "overlap", "--datasets", "doubled")
+    code, _, err = harness_command(*words)
+    assert code == 5
+    assert "doubled: left out, it has no val images." in err and "support" in err
+    code, out, _ = harness_command(*words, "--part", "support", "--shots", 3, "--json")
+    assert code == 0
+    assert [row["paired"] for row in json.loads(out)] == [5 * 3, 5 * 3]
