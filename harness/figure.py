@@ -28,7 +28,7 @@ Style = dict[str, Any]  # keywords of matplotlib's artists
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "p")
 _DASHES = (None, (4, 1.5), (1, 1), (5, 1.5, 1, 1.5), (8, 2))
-GREY: Style = {"color": "0.72", "linewidth": 0.6, "zorder": 1.5}
+GREY: Style = {"color": "0.72", "linewidth": 0.6, "marker": ".", "markersize": 2, "zorder": 1.5}
 
 _SETTINGS: Style = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so that every machine draws the same

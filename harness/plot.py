@@ -143,24 +143,26 @@ def _accuracy(table: Table, look: Mapping[str, Look]) -> Plot:
     curves = [name for name in order if name not in flat]
     bright, grey = curves[:IN_COLOUR], curves[IN_COLOUR:]
     if grey:
-        notes.append(f"{len(grey)} of {len(order)} methods are grey and have no band; best first: {', '.join(grey)}.")
+        notes.append(
+            f"{len(grey)} of {len(order)} methods are grey, without interval; best first: {', '.join(grey)}."
+        )
     names = {row.method: _name(row) for row in table.rows}
     entries = [(names[name], look[name].marked()) for name in bright]
     entries += [(names[name], look[name].line()) for name in flat]
     entries += [(f"{len(grey)} others", GREY)] if grey else []
-    said = [f"{table.caption} Bands show this interval.", *_incomplete(table), *notes]
+    said = [f"{table.caption} Bands and bars show this interval.", *_incomplete(table), *notes]
     panels = Panels(len(columns), 2.4 if len(columns) == 1 else 1.7, said, entries)
     shots = sorted({point["shots"] for point in data})
     for axes, panel in zip(panels.axes, columns, strict=True):
         shifted = " (shift)" if panel in table.shifted else ""
         axes.set_title(shown(panel, 22) + shifted, fontweight="bold" if panel == AVERAGE else "normal")
         here = {name: [p for p in data if p["panel"] == panel and p["method"] == name] for name in order}
-        for name in grey:
-            _curve(axes, here[name], GREY)
-        for place, name in enumerate(bright):
-            beside = (place - (len(bright) - 1) / 2) / max(len(bright), 4) * 0.8 if len(shots) == 1 else 0.0
-            _curve(axes, here[name], {**look[name].marked(), "zorder": 3 - place / 100}, beside)
-            _band(axes, here[name], look[name].colour, beside)
+        for place, name in enumerate(curves):
+            beside = (place - (len(curves) - 1) / 2) / max(len(curves), 4) * 0.8 if len(shots) == 1 else 0.0
+            style = {**look[name].marked(), "zorder": 3 - place / 100} if name in bright else GREY
+            _curve(axes, here[name], style, beside)
+            if name in bright:
+                _band(axes, here[name], look[name].colour, beside)
         for name in flat:
             if here[name]:
                 axes.axhline(here[name][0]["accuracy"], zorder=2, **look[name].line())

@@ -6,6 +6,8 @@ import csv
 import importlib.util
 import itertools
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -124,6 +126,13 @@ def test_the_best_ten_are_in_colour_and_the_others_are_named() -> None:
     assert "m02, m01, m00" in written(found.figure).replace("\n", " ")
     assert "3 others" in written(found.figure)
     assert {p["method"] for p in found.data} == {f"m{i:02}" for i in range(13)}
+
+
+def test_grey_methods_are_seen_at_one_number_of_shots_too() -> None:
+    found = drawn("accuracy", [r for i in range(13) for r in curve(f"m{i:02}", "a", {16: [500 + i] * 3})])
+    lines = found.figure.axes[0].lines
+    assert all(line.get_marker() not in ("None", "") for line in lines)
+    assert len({line.get_xdata()[0] for line in lines}) == 13
 
 
 def test_no_average_stands_over_fewer_data_sets_than_the_others() -> None:
@@ -445,6 +454,15 @@ def test_mistakes_end_in_one_line(
     assert (found, out) == (code, "")
     assert said in err
     assert err.count("\n") == 1
+
+
+def test_neither_torch_nor_pyplot_is_loaded(store: Path) -> None:
+    code = (
+        "import sys; from harness.cli import main; assert main(['plot', 'accuracy', '--output', 'x.svg']) == 0; "
+        "assert main(['report']) == 0; print([m for m in ('torch', 'matplotlib.pyplot', 'pandas') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_without_matplotlib_the_extra_is_named(
