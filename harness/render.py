@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import re
-from collections.abc import Sequence
-from typing import Any, Literal
+import textwrap
+import unicodedata
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from harness.errors import UsageError, unknown
 from harness.latex import latex
@@ -132,46 +135,94 @@ def _encodable(text: str) -> bool:
 
 # -- for a terminal ----------------------------------------------------------------------------------
 
+_BOLD, _DIM, _BEST, _SECOND = "\x1b[1m", "\x1b[2m", "\x1b[1;32m", "\x1b[4m"
+_HEADER, _CELL = re.compile(r"(?<=_)|(?= )"), re.compile(r"(?= )")  # where a text may break
+_WHOLE = re.compile(r"$^")
+
 
 def _term(sheet: Sheet, width: int | None, color: bool) -> str:
     """For a terminal of this width; for a file or pipe (None) as wide as it needs to be, nothing folded."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table as Grid
-
     notes = list(sheet.notes)
-    if width is not None and _least_width(sheet) > width and any(column.minor for column in sheet.columns):
+    breaks, widths = _fitting(sheet, width)
+    if width is not None and _total(widths) > width and any(column.minor for column in sheet.columns):
         sheet = sheet.only([j for j, column in enumerate(sheet.columns) if not column.minor])
         notes.append(f"Data sets are left out, as {width} columns are too few: use --format md, csv or json.")
-    grid = Grid(header_style="bold", show_edge=False, pad_edge=False)
-    for column in sheet.columns:
-        title = printable(column.title) if width is None else _folded(printable(column.title))
-        justify: Literal["left", "right"] = "left" if column.kind == "text" else "right"
-        grid.add_column(escape(title), justify=justify, no_wrap=column.name == "method", overflow="fold")
-    style = ("{}", "[bold green]{}[/]", "[underline]{}[/]")
+        breaks, widths = _fitting(sheet, width)
+    titles = [printable(column.title).strip() for column in sheet.columns]
+    left = [column.kind == "text" for column in sheet.columns]
+    paint = _painter(color)
+    lines = _folded(titles, widths, left, [breaks[0]] * len(widths), [_BOLD] * len(widths), paint)
+    lines.append("━╇━".join("━" * w for w in widths))
+    splits = [_WHOLE if column.name == "method" else breaks[1] for column in sheet.columns]
     for i, line in enumerate(sheet.lines):
-        grid.add_row(*(style[cell.place].format(escape(cell.text)) for cell in line), end_section=sheet.ends(i))
-    out = io.StringIO()
-    # a console cuts what it cannot show, so it is never narrower than one whole row of the shortened table
-    wide = 10_000 if width is None else max(width, 60)
-    console = Console(file=out, width=wide, force_terminal=color, no_color=not color, highlight=False)
-    console.print(grid)
+        styles = [("", _BEST, _SECOND)[cell.place] for cell in line]
+        lines += _folded([cell.text.strip() for cell in line], widths, left, splits, styles, paint)
+        if sheet.ends(i) and i + 1 < len(sheet.lines):
+            lines.append("─┼─".join("─" * w for w in widths))
     for text in (sheet.caption, *notes):
-        console.print(escape(_one_line(text)), style="dim")
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+        wrapped = textwrap.wrap(printable(text), width) if width else [printable(text)]
+        lines += [paint(part, _DIM) for part in wrapped]
+    return "\n".join(line.rstrip() for line in lines)
 
 
-def _folded(header: str) -> str:
-    """A header over several lines: names break where they are joined."""
-    return header.replace("_", "_\n").replace(" (", "\n(")
+def _fitting(sheet: Sheet, width: int | None) -> tuple[tuple[re.Pattern[str], re.Pattern[str]], list[int]]:
+    """Where headers and cells break, and the widths of the columns: as little broken as fits."""
+    for breaks in ((_WHOLE, _WHOLE), (_HEADER, _WHOLE), (_HEADER, _CELL)):
+        widths = []
+        for j, column in enumerate(sheet.columns):
+            split = _WHOLE if column.name == "method" else breaks[1]
+            parts = breaks[0].split(printable(column.title).strip())
+            parts += [part for line in sheet.lines for part in split.split(line[j].text.strip())]
+            widths.append(max((_wide(part.strip()) for part in parts), default=0))
+        if width is None or _total(widths) <= width:
+            break
+    return breaks, widths
 
 
-def _least_width(sheet: Sheet) -> int:
-    """How narrow the sheet can be with no word of it broken."""
-    total = 0
-    for j, column in enumerate(sheet.columns):
-        texts = [line[j].text for line in sheet.lines]
-        words: Sequence[str] = [word for text in (_folded(column.title), *texts) for word in text.split()]
-        whole = texts if column.name == "method" else words  # methods are not broken at all
-        total += max((len(text) for text in (*whole, column.title[:1])), default=0)
-    return total + 3 * len(sheet.columns)
+def _total(widths: Sequence[int]) -> int:
+    return sum(widths) + 3 * (len(widths) - 1)
+
+
+def _folded(
+    texts: Sequence[str],
+    widths: Sequence[int],
+    left: Sequence[bool],
+    splits: Sequence[re.Pattern[str]],
+    styles: Sequence[str],
+    paint: Callable[[str, str], str],
+) -> list[str]:
+    """One row of the table over as many lines as its cells need."""
+    columns = [_packed(text, width, split) for text, width, split in zip(texts, widths, splits, strict=True)]
+    lines = []
+    for parts in itertools.zip_longest(*columns, fillvalue=""):
+        cells = []
+        for part, width, to_left, style in zip(parts, widths, left, styles, strict=True):
+            space = " " * (width - _wide(part))
+            shown = paint(part, style)
+            cells.append(shown + space if to_left else space + shown)
+        lines.append(" │ ".join(cells))
+    return lines
+
+
+def _packed(text: str, width: int, split: re.Pattern[str]) -> list[str]:
+    lines = [""]
+    for part in split.split(text):
+        if lines[-1] and _wide(lines[-1] + part) > width:
+            lines.append(part.strip())
+        else:
+            lines[-1] += part
+    return lines
+
+
+def _painter(color: bool) -> Callable[[str, str], str]:
+    return lambda text, style: f"{style}{text}\x1b[0m" if color and style and text else text
+
+
+def _wide(text: str) -> int:
+    """Columns that a terminal gives this text."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(letter) else 2 if unicodedata.east_asian_width(letter) in "WF" else 1
+        for letter in text
+    )

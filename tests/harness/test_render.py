@@ -326,6 +326,32 @@ def test_markdown_shows_names_as_they_are() -> None:
     assert r"\__a_b_\_ \~\~x\~\~ \&lt; [t\](u)" in line
 
 
+@settings(max_examples=150, deadline=None)
+@given(st.text(alphabet="ab_ (é中", min_size=1, max_size=12), st.integers(20, 120), st.booleans())
+def test_terminal_columns_stand_under_each_other_and_no_method_is_broken(name: str, width: int, color: bool) -> None:
+    text = render_sheet(sheet_with(name), "term", width=width, color=color)
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", text).replace("中", "中.").splitlines()
+    rule = next(i for i, line in enumerate(plain) if set(line) == {"━", "╇"})
+    bars = [i for i, sign in enumerate(plain[rule]) if sign == "╇"]
+    body = [line for line in plain if re.search("[│┼]", line)]
+    assert all([i for i, sign in enumerate(line) if sign in "│┼"] == bars for line in body)
+    method = f"{name} ({name})".strip().replace("中", "中.")
+    assert sum(line.startswith(method) for line in body) >= 2
+
+
+def test_values_fold_before_data_sets_are_left_out() -> None:
+    many = table({"tip": {f"set_{i}": [500 + i, 520, 540] for i in range(6)}})
+    seen = []
+    for width in range(200, 60, -1):
+        lines = render(many, "term", width=width).splitlines()
+        assert all(len(line) <= width for line in lines)
+        header, body = "".join(lines[: lines.index(next(line for line in lines if "━" in line))]), "\n".join(lines)
+        step = "short" if "set_" not in header else "whole" if "52.00 ±" in body else "folded"
+        assert ("Data sets are left out" in body) == (step == "short")
+        seen += [step] if step not in seen[-1:] else []
+    assert seen == ["whole", "folded", "short"]
+
+
 def test_equal_values_share_a_place() -> None:
     sheet = sheet_of(table({"x": {"a": [700]}, "y": {"a": [700]}, "z": {"a": [600]}}))
     average = [column.name for column in sheet.columns].index("average")
