@@ -24,13 +24,14 @@ class ImoLite(Tip):
     A stand-in, not IMO: for those who have no generic image set to train adapters inside the encoder with (Kravets and
     Namboodiri 2024, arXiv 2409.11338; that is `tip_imo`). The same adapter and loss, at the level of features: [ours]
         r(x) = n(x + s * Up ReLU(Down x)),  x = n(feature), Down (64, D), Up (D, 64), both with a bias, Up from zero
-        loss: cross-entropy of scale * r(x) H^T, H (C, D) from the class means, over all views of all images
+        loss: cross-entropy of scale * r(x) H^T, H (C, D) from the class means, over all images; each shows
+            one view, drawn anew in every step
         logits = scale * x W^T + alpha * exp(-beta * (1 - r(x) r(F)^T)) L
     Inputs: as Tip-Adapter; keys r(F), F (N, D) = n(mean of raw views). The zero-shot branch keeps the original
-    features. What the adapter learns, it learns from the very images that are its keys, so their affinities are more
-    confident than those of new images: expect less than from adapters that never saw the task.
+    features. What the adapter learns, it learns from the very images that are its keys, so their affinities are larger
+    than those of new images.
     Trained parameters: 2 * 64 * D + 64 + D + C * D; the head H is dropped after training. Cost of the fit grows with
-    steps * V * N * D * (64 + C). No reference settings exist: AdamW, lr 1e-3 falling to 0 along a cosine, s = 0.5
+    steps * N * D * (64 + C). No reference settings exist: AdamW, lr 1e-3 falling to 0 along a cosine, s = 0.5
     [ours]; validation chooses among few and many steps, and Tip-Adapter's alphas and betas.
     """
 
@@ -41,18 +42,21 @@ class ImoLite(Tip):
     title = "IMO-lite (stand-in)"
     paper = "ours, after Kravets and Namboodiri, CLIP Adaptation by Intra-modal Overlap Reduction, 2409.11338"
     year = 2024
+    deterministic = False
     fit_grid = {"steps": (50, 200)}
 
     def fit(self, episode: Episode) -> Self:
         super().fit(episode)
-        views = _training.unit_views(self.support)  # (V, N, D)
-        x, label = views.flatten(0, 1), self.support.label.repeat(len(views))  # (V * N, D)
+        views, generator = _training.unit_views(self.support), torch.Generator().manual_seed(episode.seed)
+        number, label = torch.arange(views.shape[1]), self.support.label  # views (V, N, D)
         means = _maths.class_sums(self.keys.T, self.counts).T  # (C, D)
 
         def loss(step: int, head: Tensor, *weights: Tensor) -> Tensor:
+            drawn = torch.randint(len(views), number.shape, generator=generator)  # (N,)
+            x = views[drawn.to(views.device), number.to(views.device)]  # (N, D)
             return functional.cross_entropy(episode.text.scale * _adapted(x, weights, self.residual) @ head.T, label)
 
-        start, rates = (_maths.unit(means), *_start(x, episode.seed)), _training.cosine(self.lr, self.steps)
+        start, rates = (_maths.unit(means), *_start(means, generator)), _training.cosine(self.lr, self.steps)
         trained = _training.descend(loss, *start, rates=rates, optimiser=_training.Adam(weight_decay=0.01))
         self.count, self.weights = sum(tensor.numel() for tensor in trained), trained[1:]
         self.keys = self.adapt(self.keys)  # (N, D)
@@ -69,10 +73,10 @@ class ImoLite(Tip):
         return self.count
 
 
-def _start(x: Tensor, seed: int) -> tuple[Tensor, ...]:
+def _start(x: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
     """Down uniform in +-1/sqrt(D), all else zero, for features (M, D)."""
     dim = x.shape[1]
-    down = (torch.rand(WIDTH, dim, generator=torch.Generator().manual_seed(seed)) * 2 - 1) / dim**0.5
+    down = (torch.rand(WIDTH, dim, generator=generator) * 2 - 1) / dim**0.5
     return down.to(x), x.new_zeros(WIDTH), x.new_zeros(dim, WIDTH), x.new_zeros(dim)
 
 
