@@ -52,7 +52,7 @@ def search_grid(dataset: str) -> dict[str, Sequence[float]]:
 class Ape(Tip):
     """Compare images in the channels where classes differ most, and weigh each key by how well its class fits it.
 
-    Zhu et al. 2023, Not All Features Matter, arXiv 2304.01195, eq. 5-12; nothing is trained. For channel d,
+    Zhu et al. 2023, Not All Features Matter, arXiv 2304.01195; nothing is trained. For channel d,
         R_d = mean over pairs of classes and of their members (text and keys alike) of x_d x'_d
         J_d = -w_similarity * R_d + (1 - w_similarity) * Var_c(W_cd);  the channels of largest J are kept: F', W'
         D_i = sum_c L_ic log2((L_ic + 1e-6) / (p_ic + 1e-6)),  p_i = softmax(F'_i W'^T)

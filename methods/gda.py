@@ -15,7 +15,7 @@ from methods import _cache_search, _gauss, _maths
 class Gda(Method):
     """Add to the zero-shot score that of Gaussian classes with one covariance, in closed form; nothing is trained.
 
-    Wang et al. 2024, A Hard-to-Beat Baseline, arXiv 2402.04087, eq. 4-8:
+    Wang et al. 2024, A Hard-to-Beat Baseline, arXiv 2402.04087:
         mu_c = mean of the rows of class c,  Sigma = covariance of the rows less their class mean (n - 1)
         P = D ((n - 1) Sigma + tr(Sigma) I)^-1,  W = P mu^T,  b_c = log(1 / C) - mu_c P mu_c / 2
         logits = scale * n(x) W_text^T + alpha * (n(x) W + b)

@@ -45,7 +45,7 @@ def search_grid(dataset: str) -> dict[str, Sequence[float]]:
 class Proker(Method):
     """Correct the zero-shot cosine by a kernel regression of its errors on the support images, in closed form.
 
-    Bendou et al. 2025, ProKeR, arXiv 2501.11175, eq. 8-10. With k(x, y) = exp(-beta * (1 - x . y)) and rows F (R, D):
+    Bendou et al. 2025, ProKeR, arXiv 2501.11175. With k(x, y) = exp(-beta * (1 - x . y)) and rows F (R, D):
         A = (K_FF / lam + I)^-1 (L - F W^T),   logits = n(x) W^T + k(n(x), F) A
     The base is the bare cosine. lam -> 0 is zero-shot, lam -> infinity an unregularised vote of the errors.
     Inputs: views (V, N, D), each a row of its own, as many as keep R within 256; image (N, D) beyond, or where there

@@ -15,7 +15,7 @@ from methods import _maths
 class PrototypeBlend(Method):
     """Score an image by its cosine with a point between each class's text and its mean image; nothing is trained.
 
-    Xing et al. 2019, Adaptive Cross-Modal Few-Shot Learning, arXiv 1902.07104, eq. 5, on CLIP's features:
+    Xing et al. 2019, Adaptive Cross-Modal Few-Shot Learning, arXiv 1902.07104, on CLIP's features:
         P_c = n( mean over class c of F ),  logits = scale * n(x) n(text_weight * W + (1 - text_weight) * P)^T
     Inputs: views (V, N, D) or image (N, D), as Tip-Adapter's keys F; text W (C, D). Trains nothing. Cost grows with
     N * D to fit, B * C * D to score. text_weight 1 is zero-shot CLIP, 0 the nearest class mean.

@@ -16,7 +16,8 @@ from methods import _maths
 class SsText(Method):
     """Add to each class text its support images, weighed by how many there are; no training, no validation, no views.
 
-    Silva-Rodriguez et al. 2025, Few-Shot, Now for Real, arXiv 2506.17500, the closed form of the solver "SS-Text":
+    Silva-Rodriguez et al. 2025, Full Conformal Adaptation of Medical VLMs, IPMI, for the form, and Few-Shot, Now for
+    Real, MICCAI, arXiv 2506.17500, for the weights by class:
         w_c = t_c + scale / (N lambda_c) * sum of class c's images,  lambda_c = max(1 / n_c, 0.001)
         logits = scale * n(x) n(w)^T
     with n_c images of class c among N, and t (C, D) the mean of prompts as the encoder gave them, unit norm where a

@@ -17,7 +17,7 @@ from methods import _cache_search, _gauss, _maths
 class Timo(Method):
     """Weigh a class's prompts by its images, count the prompts as images, and add both scores; training-free.
 
-    Li et al. 2025, Text and Image Are Mutually Beneficial, arXiv 2412.11375, section 3. With prompts TP (C, P, D) and
+    Li et al. 2025, Text and Image Are Mutually Beneficial, arXiv 2412.11375. With prompts TP (C, P, D) and
     v_c = n(mean key of class c), keys as Tip-Adapter's:
         s_cp = v_c . TP_cp,  w_c = softmax_p(gamma * s_c / |s_c|),  T_c = n(sum_p w_cp TP_cp)       (images guide text)
         the first beta of the class's prompts by falling s, s_cp * TP_cp, join its rows; GDA    (text guides images)
@@ -35,7 +35,10 @@ class Timo(Method):
     beta: int | None = None  # prompts that join a class's rows; None: all, P
 
     title = "TIMO"
-    paper = "Li et al., Text and Image Are Mutually Beneficial: Enhancing Training-Free Few-Shot CLIP, 2412.11375"
+    paper = (
+        "Li et al., Text and Image Are Mutually Beneficial: Enhancing Training-Free Few-Shot Classification with CLIP, "
+        "2412.11375"
+    )
     year = 2025
     views = 10
     raw = True

@@ -18,7 +18,7 @@ from methods.timo import Timo
 class TimoS(Timo):
     """TIMO with gamma, the sharpness of the prompts' weights, and beta, the prompts that join, by validation.
 
-    Li et al. 2025, arXiv 2412.11375, section 3.4; score, inputs and closed form as TIMO. Trains nothing. Cost of the
+    Li et al. 2025, arXiv 2412.11375; score, inputs and closed form as TIMO. Trains nothing. Cost of the
     fit grows with 10 * D^3, one solution for each beta; of the search with 1,800 * B * C.
     Reference settings: gamma 5, 10, ... 100; beta ten whole numbers from 1 to 2 P; alpha as TIMO.
     Where we differ: gamma is searched together with beta and alpha; the reference first picks it by the accuracy of
