@@ -68,6 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
     _add_run(commands)
     _add_table(commands)
+    _add_compare(commands)
     _add_plot(commands)
     _add_report(commands)
     _add_check(commands)
@@ -153,6 +154,7 @@ def _add_plot(commands: Any) -> None:
     )
     _list_flag(plot, "--format", _words, "png, svg, pdf (default: all three, in DIR/plots)", None)
     plot.add_argument("--x", default="fit", help="pareto: fit (seconds, default), select (seconds) or parameters")
+    plot.add_argument("--allow-mixed", action="store_true", help="leave out records of older data, do not refuse")
     _add_filters(plot)
 
 
@@ -160,7 +162,20 @@ def _add_report(commands: Any) -> None:
     report = _command(commands, "report", "plot_commands:report", "write one page with tables and figures")
     report.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="the store")
     report.add_argument("--output", type=_path, metavar="FILE", help="the page (default: DIR/report.html)")
+    report.add_argument("--allow-mixed", action="store_true", help="leave out records of older data, do not refuse")
     _add_filters(report)
+
+
+def _add_compare(commands: Any) -> None:
+    text = "set two methods, stores, commits or published:NAME against each other"
+    compare = _command(commands, "compare", "table_commands:compare", text)
+    compare.add_argument("first", metavar="A", help="a method, a store, a commit that made records, or published:NAME")
+    compare.add_argument("second", metavar="B", help="the same; A minus B is shown")
+    compare.add_argument(
+        "--results", type=Path, default=Path("results"), metavar="DIR", help="the store of methods (default: results)"
+    )
+    _add_filters(compare)
+    compare.add_argument("--power", action="store_true", help="say how many seeds or data sets would be needed")
 
 
 def _add_filters(parser: argparse.ArgumentParser) -> None:

@@ -75,11 +75,24 @@ def difference_with_interval(differences: Sequence[Sequence[float]], test_varian
     if len(means) >= FEWEST_TO_GENERALISE:
         over_sets = mean_with_interval(means)
         return Mean(over_sets.mean, over_sets.ci95, pairs)
+    return difference_over_seeds(differences, test_variance)[0]
+
+
+def difference_over_seeds(differences: Sequence[Sequence[float]], test_variance: Sequence[float]) -> tuple[Mean, float]:
+    """Mean of paired differences on these very data sets with its 95 % interval, and the p value of no difference.
+
+    As `_over_seeds`, for one pair. Without any spread and any test images nothing is known: p is 1.
+    """
+    import numpy as np
+
+    sets, seeds = len(differences), min(map(len, differences))
     seeds_part, images_part = sum(map(_variance_of_mean, differences)), sum(test_variance)
     error = math.sqrt(seeds_part + images_part)
+    total = math.fsum(math.fsum(found) / len(found) for found in differences)
     share = seeds_part / (seeds_part + images_part) if error else 0.0
-    width = _mixed_point(share, min(map(len, differences)))
-    return Mean(math.fsum(means) / len(means), width * error / len(means), pairs)
+    mean = Mean(total / sets, mixed_point(share, seeds) * error / sets, sum(map(len, differences)))
+    ratio = abs(total) / error if error else 0.0
+    return mean, float(_mixed_tail(np.array([ratio]), np.array([share]), seeds)[0])
 
 
 def count_variance(accuracy: float, total: int) -> float:
@@ -141,9 +154,9 @@ def pairwise(accuracy: Sequence[NDArray[np.float64]], images: Sequence[int]) -> 
         p = _sign_flips(differences)
     elif len(means) >= FEWEST_TO_GENERALISE:
         error = differences.std(axis=0, ddof=1) / math.sqrt(len(means))  # (Q,)
-        p = _holm(_t_tail(_ratio(np.abs(differences.mean(axis=0)), error), len(means) - 1))
+        p = holm(_t_tail(_ratio(np.abs(differences.mean(axis=0)), error), len(means) - 1))
     else:
-        p = _holm(_over_seeds(accuracy, images, first, second))
+        p = holm(_over_seeds(accuracy, images, first, second))
     matrix = np.ones((methods, methods))
     matrix[first, second] = matrix[second, first] = p
     return matrix
@@ -231,7 +244,7 @@ def _mixed_tail(ratio: NDArray[np.float64], share: NDArray[np.float64], seeds: i
     return tail
 
 
-def _mixed_point(share: float, seeds: int) -> float:
+def mixed_point(share: float, seeds: int) -> float:
     """Two-sided 95 % point of `_mixed_tail`, by bisection."""
     import numpy as np
 
@@ -268,7 +281,7 @@ def _t_tail(ratio: NDArray[np.float64], degrees: int) -> NDArray[np.float64]:
     return tail
 
 
-def _holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
+def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
     """Holm's step-down correction of a family of p values."""
     import numpy as np
 

@@ -18,6 +18,7 @@ POLICIES = ("none", "support-cv", "val-min4", "val-full", UNRANKED)  # in the or
 Pair = tuple[str, int]  # data set, seed
 DRAWN = ("shots", "support", "features")  # digests that differ from seed to seed
 ADAPTED = ("adapter", "adapter_trained_on")  # digests of a second feature space: only some methods have them
+OWN = (*DRAWN, *ADAPTED)
 Group = tuple[str, int, str, str]  # encoder, shots, selection, prompts: what is ranked together
 
 
@@ -73,7 +74,7 @@ class _Line:
 def make_table(loaded: Loaded, *, policies: bool = False) -> Table:
     """Rank methods within each (encoder, shots, selection, prompts). With `policies`, a method's selection policies
     stand side by side, each with its inflation. Cost grows with the number of records."""
-    results, notes = _comparable(loaded.results)
+    results, notes = comparable(loaded.results)
     source_of = _sources(results)
     shifted = sorted(source_of)
     plain = sorted({r.identity.dataset for r in results} - set(shifted))
@@ -107,7 +108,7 @@ def make_table(loaded: Loaded, *, policies: bool = False) -> Table:
 # -- which records may stand together ----------------------------------------------------------------
 
 
-def _comparable(results: Iterable[Result]) -> tuple[list[Result], list[str]]:
+def comparable(results: Iterable[Result]) -> tuple[list[Result], list[str]]:
     """The records that may stand in one table: of the newest data, weights and transform of each data set and
     encoder, and of the newest version of each method. What is left out is told, and counts as missing."""
     newest_data, old_data = by_revision(results)
@@ -123,16 +124,20 @@ def _comparable(results: Iterable[Result]) -> tuple[list[Result], list[str]]:
     return list(newest.values()), notes
 
 
+_comparable = comparable
+
+
 def by_revision(results: Iterable[Result]) -> tuple[list[Result], list[Result]]:
     """Records made from the newest images, split, weights and prompts of their data set, and all others; by age."""
     dated = sorted(results, key=lambda r: str(r.provenance.get("started", "")))
-    made_from = [(_data_set(result), _data_digests(result)) for result in dated]
-    newest = dict(made_from)
+    origins = [(_data_set(result), made_from(result)) for result in dated]
+    newest = dict(origins)
     new: list[Result] = []
     old: list[Result] = []
-    second = {_data_set(result): _second(result) for result in dated if _second(result)}
-    for result, (where, digests) in zip(dated, made_from, strict=True):
-        current = newest[where] == digests and _second(result) in ([], second.get(where))
+    second = [_second(result) for result in dated]
+    newest_second = {where: space for (where, _), space in zip(origins, second, strict=True) if space}
+    for result, (where, digests), space in zip(dated, origins, second, strict=True):
+        current = newest[where] == digests and (not space or space == newest_second[where])
         (new if current else old).append(result)
     return new, old
 
@@ -156,19 +161,15 @@ def label_of(result: Result) -> str:
     return f"{result.identity.method}[{fixed}]"
 
 
-_label = label_of
-
-
 def _data_set(result: Result) -> tuple[str, ...]:
     who = result.identity
     return who.dataset, who.encoder, who.prompts
 
 
-def _data_digests(result: Result) -> tuple[Any, ...]:
+def made_from(result: Result) -> tuple[Any, ...]:
     """The split by name, and digests of all that a result is made from, but for the drawn shots and what follows
     from them."""
-    own = {*DRAWN, *ADAPTED}
-    return result.identity.split, frozenset([item for item in result.digests.items() if item[0] not in own])
+    return result.identity.split, frozenset([item for item in result.digests.items() if item[0] not in OWN])
 
 
 def _sources(results: Sequence[Result]) -> dict[str, str]:

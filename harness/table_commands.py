@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from argparse import Namespace
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from harness.errors import Exit, UsageError, unknown
-from harness.pick import ALL, picked
-from harness.printing import note
+from harness.errors import Exit, NothingSelected, UsageError, unknown
+from harness.pick import ALL, load, narrowed, picked
+from harness.printing import note, print_grid, print_json
 
 if TYPE_CHECKING:
+    from harness.compare import Comparison, Needed, Report, Side
     from harness.results import Loaded
     from harness.sheet import Sheet
+    from harness.types import Result
+
+PUBLISHED = "published:"  # before the name of a method: what others report of it
 
 
 def table(options: Namespace) -> int:
@@ -86,3 +93,166 @@ def _print(sheet: Sheet, form: str) -> None:
     if form == "csv":  # which has no room for what must be read with it
         for line in (sheet.caption, *sheet.notes):
             note(line)
+
+
+# -- compare -----------------------------------------------------------------------------------------
+
+
+def compare(options: Namespace) -> int:
+    """Set two methods, stores, commits or published methods against each other."""
+    from harness.compare import compare as set_against
+
+    stores: dict[Path, Loaded] = {}
+    first, second = (_side(text, options, stores) for text in (options.first, options.second))
+    report = set_against(first, second, power=options.power)
+    problems = [problem for loaded in stores.values() for problem in loaded.problems]
+    if options.json:
+        print_json(_report_json(report))
+    else:
+        _show_report(report)
+    return Exit.CORRUPT if problems else Exit.OK
+
+
+def _side(text: str, options: Namespace, stores: dict[Path, Loaded]) -> Side:
+    """What a word of the command line stands for: published:NAME, a method of the store, a store, or a commit."""
+    from harness.compare import Side
+    from harness.table import label_of
+
+    def read(folder: Path) -> Loaded:
+        if folder not in stores:
+            stores[folder] = narrowed(load(folder), options)
+        return stores[folder]
+
+    if text.startswith(PUBLISHED):
+        return _published_side(text, options)
+    is_store = (Path(text) / "cells").is_dir()
+    if is_store and not (options.results / "cells").is_dir():
+        return Side(text, results=read(Path(text)).results)
+    results = read(options.results).results
+    labels = {label_of(result) for result in results}
+    name = text if text in labels else text.replace("-", "_")
+    if name in labels:
+        return Side(name, name, [result for result in results if label_of(result) == name])
+    if is_store:
+        return Side(text, results=read(Path(text)).results)
+    commit = text.lower()
+    if re.fullmatch(r"[0-9a-f]{4,64}", commit):
+        made = [result for result in results if _commit_of(result).startswith(commit)]
+        if made:
+            return Side(text, results=made)
+    commits = {_commit_of(result)[:10] for result in results} - {""}
+    raise UsageError(unknown("method, commit or store", text, labels | commits))
+
+
+def _commit_of(result: Result) -> str:
+    return str((result.provenance.get("git") or {}).get("commit") or "")
+
+
+def _published_side(text: str, options: Namespace) -> Side:
+    from harness import find, published
+    from harness.compare import Side
+
+    known = published.figures()
+    asked = text.removeprefix(PUBLISHED)
+    folded = asked.lower().replace("-", "_")
+    names = {one.harness for one in known if folded == one.harness or asked.lower() == one.method.lower()}
+    if len(names) != 1:
+        raise UsageError(unknown("published method", asked, {one.harness for one in known}))
+    (name,) = names
+    suites = find.suites()
+    sets = {inside for item in options.datasets or () for inside in suites.get(item, (item,))}
+    backbones = {published.backbone_of(item) for item in options.encoder or ()}
+    kept = [
+        one
+        for one in known
+        if one.harness == name
+        and one.dataset not in published.AVERAGES
+        and (not sets or one.dataset in sets)
+        and (not backbones or (one.backbone, one.pretrained) in backbones)
+        and (options.shots is None or one.shots in (0, *options.shots))
+    ]
+    if not kept:
+        raise NothingSelected(f"{text}: the filters of this command exclude all of its figures.")
+    return Side(f"{PUBLISHED}{name}", name, figures=kept)
+
+
+def _show_report(report: Report) -> None:
+    from harness.stats import mean_with_interval
+
+    every = [*report.comparisons, *([report.average] if report.average else [])]
+    if len(every) == 1:
+        (one,) = every
+        rows = []
+        for name, part in one.datasets.items():
+            mean = mean_with_interval(part.differences)
+            spread = "" if mean.ci95 is None else f" ±{mean.ci95:.2f}"
+            rows.append([name, _mean(part.first), _mean(part.second), f"{mean.mean:+.2f}{spread}", mean.n])
+        print_grid(["data set", one.first, one.second, "difference", "pairs"], rows)
+    else:
+        rows = [[one.first, one.second, one.shots or "", len(one.datasets), f"{one.difference:+.2f}",
+                 f"{one.low:+.2f} to {one.high:+.2f}", f"{one.p_adjusted:.2g}"] for one in every]  # fmt: skip
+        print_grid(["first", "second", "shots", "data sets", "difference", "95 % interval", "p"], rows)
+    print()
+    for one in every:
+        print(_heading(one) + one.verdict)
+    for how in dict.fromkeys(one.how for one in every):
+        print(f"By {how}." if not how.startswith("no ") else f"There is {how}.")
+    if len(report.comparisons) > 1:
+        print(
+            f"p values are corrected for {len(report.comparisons)} comparisons after Holm; of means over methods, not."
+        )
+    for one in every:
+        for need in one.power:
+            print(_heading(one) + _need(need, len(one.datasets)))
+    for line in report.notes:
+        print(line)
+
+
+def _heading(one: Comparison) -> str:
+    return f"{one.shots} shots: " if one.shots else ""
+
+
+def _mean(values: Sequence[float]) -> str:
+    return f"{sum(values) / len(values):.2f}"
+
+
+def _need(need: Needed, sets: int) -> str:
+    """What it takes to see a difference, in words."""
+    seeds = "no number of seeds is enough" if need.seeds is None else f"{need.seeds} seeds"
+    more = "" if need.datasets is None else f", or {need.datasets} data sets with the seeds of now"
+    return f"To see {need.points:.2f} points with 80 % power: {seeds} on these {sets} data sets{more}."
+
+
+def _report_json(report: Report) -> dict[str, Any]:
+    return {
+        "comparisons": [_comparison_json(one) for one in report.comparisons],
+        "average": None if report.average is None else _comparison_json(report.average),
+        "notes": report.notes,
+    }
+
+
+def _comparison_json(one: Comparison) -> dict[str, Any]:
+    from harness.stats import mean_with_interval
+
+    return {
+        "first": one.first,
+        "second": one.second,
+        "shots": one.shots or None,
+        "difference": one.difference,
+        "low": one.low,
+        "high": one.high,
+        "p": one.p,
+        "p_adjusted": one.p_adjusted,
+        "separable": one.separable,
+        "verdict": one.verdict,
+        "how": one.how,
+        "power": [vars(need) for need in one.power],
+        "datasets": {
+            name: {
+                "first": sum(part.first) / len(part.first),
+                "second": sum(part.second) / len(part.second),
+                "difference": vars(mean_with_interval(part.differences)),
+            }
+            for name, part in one.datasets.items()
+        },
+    }
