@@ -238,7 +238,8 @@ def chosen(known: Sequence[Figure], table: Table, asked: Asked) -> tuple[list[Fi
         and (asked.prompts is None or row.prompts in asked.prompts)
     ]  # fmt: skip
     if not kept and not ours:
-        raise NothingSelected("No published figure is left: the filters of this command exclude every one.")
+        backbones_known = ", ".join(sorted({f.backbone for f in known}))
+        raise NothingSelected(f"No published figure is left by these filters. There are figures of {backbones_known}.")
     return kept, ours, _averaged(sets)
 
 

@@ -76,6 +76,7 @@ def verdict(value: float, ours: list[float], *protocol: str, shots: int = 16, **
 def test_the_file_is_small_cited_and_of_data_sets_that_we_know() -> None:
     found = figures()
     assert len(found) <= 1500
+    assert f"{len(found):,} top-1" in published.path().with_suffix(".md").read_text(encoding="utf-8")
     assert {f.dataset for f in found} <= {*find.dataset_names(), *AVERAGES}
     assert {f.shots for f in found} <= {0, 1, 2, 4, 8, 16}
     assert all(f.source and f.pretrained == "openai" and "quickgelu" not in f.backbone for f in found)
@@ -158,6 +159,11 @@ def test_a_bad_row_is_told_in_one_line_with_its_number(tmp_path: Path, column: s
     assert "f.csv, row 3: " in str(error.value)
     assert told in str(error.value)
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_the_words_of_protocol_are_explained_to_readers() -> None:
+    text = published.path().with_suffix(".md").read_text(encoding="utf-8")
+    assert [word for word in REASONS if f"`{word}`" not in text] == []
 
 
 def test_a_doubled_a_short_and_a_foreign_row_are_told(tmp_path: Path) -> None:
@@ -312,7 +318,7 @@ def test_filters_take_names_of_either_side_and_suggest() -> None:
         chosen(figures(), table, Asked(methods=["tipp"]))
     with pytest.raises(NothingSelected, match=r"No encoder .* named 'RN5'"):
         chosen(figures(), table, Asked(encoder=["RN5"]))
-    with pytest.raises(NothingSelected, match="No published figure is left"):
+    with pytest.raises(NothingSelected, match=r"left by these filters\. There are figures of RN50, ViT-B-16,"):
         chosen(figures(), table, Asked(shots=[3], methods=["tip"]))
 
 
