@@ -32,7 +32,7 @@ from harness.figure import (
     shown,
 )
 from harness.stats import ALPHA, FEWEST_TO_FLIP, Mean, mean_with_interval, pairwise, test_name
-from harness.table import REFERENCES, Row, Table, _comparable, _sources, label_of, make_table
+from harness.table import REFERENCES, Row, Table, _sources, comparable, label_of, make_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -128,13 +128,15 @@ def _check_one_group(table: Table) -> None:
 def _accuracy(table: Table, look: Mapping[str, Look]) -> Plot:
     """Accuracy over shots: the average first, then every data set."""
     whole, notes = _shots_with_average(table)
-    columns = [AVERAGE] if whole and len(table.datasets) > 1 else []
-    columns += [*table.datasets, *table.shifted]
+    sets = [*table.datasets, *table.shifted]
+    average = AVERAGE if AVERAGE not in sets else f"{AVERAGE} over data sets"
+    columns = [average, *sets] if whole and len(table.datasets) > 1 else sets
     data: list[Point] = [
         {"panel": name, **_who(row), **_numbers(mean)}
         for name in columns
         for row in table.rows
-        if (mean := _value(row, name)) and not (name == AVERAGE and row.shots not in whole)
+        if (mean := row.mean if name == average else row.datasets.get(name))
+        and not (name == average and row.shots not in whole)
     ]
     if not data:
         raise NothingSelected("Nothing to plot: every cell failed. See why: harness table")
@@ -143,9 +145,7 @@ def _accuracy(table: Table, look: Mapping[str, Look]) -> Plot:
     curves = [name for name in order if name not in flat]
     bright, grey = curves[:IN_COLOUR], curves[IN_COLOUR:]
     if grey:
-        notes.append(
-            f"{len(grey)} of {len(order)} methods are grey, without interval; best first: {', '.join(grey)}."
-        )
+        notes.append(f"{len(grey)} of {len(order)} methods are grey, without interval; best first: {', '.join(grey)}.")
     names = {row.method: _name(row) for row in table.rows}
     entries = [(names[name], look[name].marked()) for name in bright]
     entries += [(names[name], look[name].line()) for name in flat]
@@ -155,7 +155,7 @@ def _accuracy(table: Table, look: Mapping[str, Look]) -> Plot:
     shots = sorted({point["shots"] for point in data})
     for axes, panel in zip(panels.axes, columns, strict=True):
         shifted = " (shift)" if panel in table.shifted else ""
-        axes.set_title(shown(panel, 22) + shifted, fontweight="bold" if panel == AVERAGE else "normal")
+        axes.set_title(shown(panel, 22) + shifted, fontweight="bold" if panel == average else "normal")
         here = {name: [p for p in data if p["panel"] == panel and p["method"] == name] for name in order}
         for place, name in enumerate(curves):
             beside = (place - (len(curves) - 1) / 2) / max(len(curves), 4) * 0.8 if len(shots) == 1 else 0.0
@@ -181,10 +181,6 @@ def _shots_with_average(table: Table) -> tuple[set[int], list[str]]:
         if found != set(table.datasets)
     ]
     return {shots for shots, found in covered.items() if found == set(table.datasets)}, notes
-
-
-def _value(row: Row, panel: str) -> Mean | None:
-    return row.mean if panel == AVERAGE else row.datasets.get(panel)
 
 
 def _best_first(data: Sequence[Point], panel: str) -> list[str]:
@@ -264,7 +260,7 @@ def _costs(table: Table, results: Sequence[Result], cost: str) -> dict[Key, floa
     """What each method spent at each number of shots: mean over the averaged data sets of the median over seeds."""
     spent: dict[Key, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     machines: set[str] = set()
-    for result in _comparable(results)[0]:
+    for result in comparable(results)[0]:
         who = result.identity
         if result.status != "ok" or who.dataset not in table.datasets:
             continue
@@ -343,7 +339,7 @@ def _shift(table: Table, results: Sequence[Result], look: Mapping[str, Look]) ->
 
 def _source_means(results: Sequence[Result]) -> dict[Key, Mean]:
     """For each method and number of shots the mean over shifted sets of the accuracy of their sources."""
-    kept = _comparable(results)[0]
+    kept = comparable(results)[0]
     source_of = _sources(kept)
     accuracy: dict[Key, dict[tuple[str, int], float]] = defaultdict(dict)
     for result in kept:

@@ -47,7 +47,8 @@ def _records(options: Namespace) -> tuple[list[str], Loaded]:
 
     everything = load(options.results)
     loaded = narrowed(everything, options)
-    refuse_outdated(loaded.results, options.results)
+    if not options.allow_mixed:
+        refuse_outdated(loaded.results, options.results)
     return [label_of(result) for result in everything.results], loaded
 
 

@@ -149,6 +149,12 @@ def test_an_incomplete_method_is_named_and_its_other_points_are_drawn() -> None:
     assert "Not in the average, as cells are missing: late." in written(found.figure)
 
 
+def test_a_data_set_called_average_is_not_the_average() -> None:
+    results = [*curve("tip", "a", {4: [100] * 3}), *curve("tip", "average", {4: [300] * 3})]
+    points = {p["panel"]: p["accuracy"] for p in drawn("accuracy", results).data}
+    assert points == {"a": 10.0, "average": 30.0, "average over data sets": pytest.approx(20.0)}
+
+
 def test_shifted_sets_have_panels_and_say_so() -> None:
     results = [*TWO, *curve("tip", "a_v2", {4: [300] * 3}, shifted="a")]
     assert "a_v2 (shift)" in [axes.get_title() for axes in drawn("accuracy", results).figure.axes]
@@ -322,6 +328,21 @@ def test_bars_agree_with_the_ties_of_the_table(methods: int, sets: int, random: 
         assert not (joined and named)
 
 
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 7), st.data())
+def test_bars_are_the_longest_runs_without_a_separable_pair(methods: int, data: Any) -> None:
+    apart = [[False] * methods for _ in range(methods)]
+    for i, j in itertools.combinations(range(methods), 2):
+        apart[i][j] = apart[j][i] = data.draw(st.booleans())
+    runs = [
+        (start, end)
+        for start, end in itertools.combinations(range(methods), 2)
+        if not any(apart[i][j] for i, j in itertools.combinations(range(start, end + 1), 2))
+    ]
+    longest = [r for r in runs if not any(o != r and o[0] <= r[0] and r[1] <= o[1] for o in runs)]
+    assert plot._cliques(apart) == sorted(longest)
+
+
 # -- looks, names and bytes --------------------------------------------------------------------------
 
 
@@ -431,6 +452,18 @@ def test_files_are_chosen_by_suffix_or_format(store: Path, harness_command: Comm
     _, out, _ = harness_command("plot", "accuracy", "--output", "y/v1.2", "--format", "png", "--methods", "tip")
     assert out.split() == ["y/v1.2.png", "y/v1.2.csv"]
     assert {row["method"] for row in rows_of(Path("y/v1.2.csv"))} == {"tip"}
+
+
+def test_records_of_older_data_are_refused_or_left_out(store: Path, harness_command: Command) -> None:
+    new = msgspec.structs.replace(record("new", "a", 1, 900), digests={"split": "another"}, key="0" * 32)
+    Store(store).write(msgspec.structs.replace(new, provenance={"started": "2026"}))
+    code, _, err = harness_command("plot", "accuracy", "--output", "x.svg")
+    assert code == 7
+    assert "--allow-mixed" in err
+    code, _, err = harness_command("plot", "accuracy", "--output", "x.svg", "--allow-mixed")
+    assert code == 0
+    assert "12 older records are left out" in err
+    assert {row["method"] for row in rows_of(Path("x.csv")) if row["panel"] == "a"} == {"new"}
 
 
 @pytest.mark.parametrize(
