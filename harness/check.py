@@ -40,7 +40,9 @@ INPUTS = {
     "prompts": ("prompts",),
     "shots": ("shots", "support"),
 }  # digests that stand under one name; all others are "data"
-UNSTEADY = "features"  # rounding differs between machines, so its digest does too
+UNSTEADY = ("features",)  # rounding differs between machines, so these digests do too
+UNSTEADY_BUILT = (*UNSTEADY, "images", "support")  # of images that are drawn by code on the spot
+BUILT = "built"  # the name of their split
 _LETTERS = 12  # of a digest in the baseline
 
 
@@ -107,12 +109,13 @@ def _slot_of(result: Result) -> Slot:
     return label_of(result), who.dataset, who.shots, who.seed, who.encoder, who.selection, who.prompts
 
 
-def _inputs(digests: Mapping[str, str]) -> dict[str, str]:
+def _inputs(result: Result) -> dict[str, str]:
     """Short digests of data, prompts, shots and weights."""
+    unsteady = UNSTEADY_BUILT if result.identity.split == BUILT else UNSTEADY
     of = {digest: name for name, digests_of in INPUTS.items() for digest in digests_of}
     parts: dict[str, dict[str, str]] = defaultdict(dict)
-    for name, value in digests.items():
-        if name != UNSTEADY:
+    for name, value in result.digests.items():
+        if name not in unsteady:
             parts[of.get(name, "data")][name] = value
     return {name: files.digest_of(part)[:_LETTERS] for name, part in sorted(parts.items())}
 
@@ -150,7 +153,7 @@ def choose(results: Iterable[Result], like: Baseline | None = None) -> dict[Slot
         where = _slot_of(result)
         before = found.get(where)
         like_it = wanted.get(where)
-        if before is None or _inputs(before.digests) != like_it or _inputs(result.digests) == like_it:
+        if before is None or _inputs(before) != like_it or _inputs(result) == like_it:
             found[where] = result
     return found
 
@@ -178,7 +181,7 @@ def snapshot(results: Iterable[Result]) -> Baseline:
                 selection=selection,
                 prompts=prompts,
                 source=of_split.get(result.digests["source"], "") if "source" in result.digests else dataset,
-                inputs=_inputs(result.digests),
+                inputs=_inputs(result),
                 correct=result.test.correct,
                 total=result.test.total,
                 deterministic=result.deterministic,

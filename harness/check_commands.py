@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from harness.results import Loaded
 
 FORMATS = ("term", "json", "github", "junit")
+SHOWN = 8  # findings of one kind that a person is shown; what is worse is shown whole
 
 
 def check(options: Namespace) -> int:
@@ -177,15 +178,20 @@ def specs_of(cells: Iterable[Cell], results: Path) -> Iterator[RunSpec]:
 
 def _print(report: Report, options: Namespace) -> None:
     form, results = options.format, _named(options.results)
-    lines = sorted(report.findings, key=lambda found: list(Kind).index(found.kind))
     if form == "json":
         print_json(as_json(report, options.baseline, results))
         return
     if form == "junit":
         print(as_junit(report, read_baseline(options.baseline)))
         return
-    for found in lines:
-        print(annotation(found.kind, found.where, found.text) if form == "github" else found.line)
+    for kind in Kind:
+        alike = [found for found in report.findings if found.kind is kind]
+        shown = alike if kind is Kind.WORSE or len(alike) <= SHOWN else alike[: SHOWN - 1]
+        for found in shown:
+            print(annotation(kind, found.where, found.text) if form == "github" else found.line)
+        if len(shown) < len(alike):
+            rest = f"{len(alike) - len(shown)} more cells, such as the last one; --format json lists all"
+            print(annotation(kind, rest, alike[-1].text) if form == "github" else f"{kind.word}: {rest}")
     print(summary(report, options.baseline, results))
     if form == "github" and (target := os.environ.get("GITHUB_STEP_SUMMARY")):
         with contextlib.suppress(OSError), Path(target).open("a", encoding="utf-8") as file:
