@@ -32,7 +32,7 @@ from harness.figure import (
     shown,
 )
 from harness.stats import ALPHA, FEWEST_TO_FLIP, Mean, mean_with_interval, pairwise, test_name
-from harness.table import REFERENCES, Row, Table, _sources, comparable, label_of, make_table
+from harness.table import REFERENCES, Row, Table, comparable, label_of, make_table, sources_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -340,7 +340,7 @@ def _shift(table: Table, results: Sequence[Result], look: Mapping[str, Look]) ->
 def _source_means(results: Sequence[Result]) -> dict[Key, Mean]:
     """For each method and number of shots the mean over shifted sets of the accuracy of their sources."""
     kept = comparable(results)[0]
-    source_of = _sources(kept)
+    source_of = sources_of(kept)
     accuracy: dict[Key, dict[tuple[str, int], float]] = defaultdict(dict)
     for result in kept:
         if result.status == "ok" and result.test is not None:

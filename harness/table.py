@@ -75,7 +75,7 @@ def make_table(loaded: Loaded, *, policies: bool = False) -> Table:
     """Rank methods within each (encoder, shots, selection, prompts). With `policies`, a method's selection policies
     stand side by side, each with its inflation. Cost grows with the number of records."""
     results, notes = comparable(loaded.results)
-    source_of = _sources(results)
+    source_of = sources_of(results)
     shifted = sorted(source_of)
     plain = sorted({r.identity.dataset for r in results} - set(shifted))
     groups: dict[Group, dict[str, _Line]] = defaultdict(dict)
@@ -124,9 +124,6 @@ def comparable(results: Iterable[Result]) -> tuple[list[Result], list[str]]:
     return list(newest.values()), notes
 
 
-_comparable = comparable
-
-
 def by_revision(results: Iterable[Result]) -> tuple[list[Result], list[Result]]:
     """Records made from the newest images, split, weights and prompts of their data set, and all others; by age."""
     dated = sorted(results, key=lambda r: str(r.provenance.get("started", "")))
@@ -172,7 +169,7 @@ def made_from(result: Result) -> tuple[Any, ...]:
     return result.identity.split, frozenset([item for item in result.digests.items() if item[0] not in OWN])
 
 
-def _sources(results: Sequence[Result]) -> dict[str, str]:
+def sources_of(results: Sequence[Result]) -> dict[str, str]:
     """The source of each shifted set, found by the digest of the split that it was fitted on."""
     split_of = {r.digests.get("split"): r.identity.dataset for r in results if "source" not in r.digests}
     return {r.identity.dataset: split_of.get(r.digests["source"], "") for r in results if "source" in r.digests}
