@@ -80,7 +80,6 @@ _ACCENTS = {
     "\u030b": "H",
     "\u030c": "v",
     "\u0327": "c",
-    "\u0328": "k",
 }
 
 
@@ -123,7 +122,7 @@ def _letter(letter: str) -> str:
     parts = unicodedata.normalize("NFD", letter)
     base, marks = parts[0], parts[1:]
     if base.isascii() and base.isalpha() and marks in _ACCENTS:
-        inner = rf"\{base}" if base in "ij" and marks not in "\u0327\u0328" else base
+        inner = rf"\{base}" if base in "ij" and marks != "\u0327" else base
         return rf"\{_ACCENTS[marks]}{{{inner}}}"
     return f"{{[}}U+{ord(letter):04X}{{]}}"
 

@@ -49,18 +49,14 @@ def _markdown(sheet: Sheet) -> str:
     lines = [[f"{around[cell.place]}{_md(cell.text)}{around[cell.place]}" for cell in line] for line in sheet.lines]
     body = tabulate(lines, headers, tablefmt="github", disable_numparse=True)
     legend = ["**Best** and *second* of each column."] if any(c.place for line in sheet.lines for c in line) else []
-    footer = [sheet.caption, *legend, *sheet.notes]
-    return "\n".join([body, "", *(f"{_one_line(line)}  " for line in footer)])
+    footer = [_md(printable(sheet.caption)), *legend, *(_md(printable(note)) for note in sheet.notes)]
+    return "\n".join([body, "", *(f"{line}  " for line in footer)])
 
 
 def _md(text: str) -> str:
     """Text that Markdown shows as it is; underscores inside of words, as in most names, need no escape."""
     text = re.sub(r"([\\`*|<~&])", r"\\\1", text)
     return re.sub(r"(?<!\w)_|_(?!\w)|\](?=\()", r"\\\g<0>", text)
-
-
-def _one_line(text: str) -> str:
-    return printable(text)
 
 
 # -- for machines ------------------------------------------------------------------------------------
@@ -118,11 +114,22 @@ def _json_value(column: Column, cell: Cell, row: dict[str, Any]) -> dict[str, An
     if column.kind == "value":
         names = ("mean", "ci95") if column.name == "average" else (column.name, f"{column.name}_ci95")
         return {names[0]: mean and mean.mean, names[1]: mean and mean.ci95}
-    if column.name == "marks":
-        return {"marks": str(cell.value).split()}
-    if cell.value in ("True", "False"):
-        return {column.name: cell.value == "True"}
-    return {column.name: None if cell.value == "-" else cell.value}
+    return {column.name: _PLAIN.get(column.name, lambda value: value)(cell.value)}
+
+
+def _ends(value: Any) -> list[int] | None:
+    """`3–5`, or 3, as a pair."""
+    return None if value is None else [int(end) for end in (str(value).split("–") * 2)[:2]]
+
+
+_PLAIN: dict[str, Callable[[Any], Any]] = {
+    "rank": lambda value: None if value == "-" else value,
+    "tied_with_best": lambda value: value == "True",
+    "marks": str.split,
+    "places": _ends,
+    "labels": _ends,
+    "tried": _ends,
+}  # columns whose text is more than text in JSON
 
 
 def _encodable(text: str) -> bool:

@@ -143,11 +143,11 @@ def _by_dataset(table: Table, shown: Table) -> Sheet:
 def _by_axis(table: Table, shown: Table, axis: str) -> Sheet:
     """One row per method, one column per number of shots or encoder."""
     steps: list[Any] = sorted({getattr(row, axis) for row in table.rows})
-    found: dict[Hashable, dict[Any, tuple[Row, Row]]] = {}
+    found: dict[tuple[tuple[Any, ...], str], dict[Any, tuple[Row, Row]]] = {}
     for row, printed in zip(table.rows, shown.rows, strict=True):
         key = (_group_but(row, axis), row.method)
         found.setdefault(key, {})[getattr(row, axis)] = (row, printed)
-    order = sorted(found, key=lambda key: (str(key[0]), *_best_first(found[key], steps, table), key[1]))  # type: ignore[index]
+    order = sorted(found, key=lambda key: (key[0], *_best_first(found[key], steps, table), key[1]))
     first = [next(iter(found[key].values()))[1] for key in order]
     cells, columns = _identity(replace(table, rows=first), (axis,))
     groups: list[Hashable] = [_group_but(row, axis) for row in first]
@@ -228,7 +228,7 @@ def group_of(row: Row) -> Group:
     return row.encoder, row.shots, row.selection, row.prompts
 
 
-def _group_but(row: Row, axis: str) -> Hashable:
+def _group_but(row: Row, axis: str) -> tuple[Any, ...]:
     return tuple(getattr(row, name) for name in IDENTITY if name != axis)
 
 

@@ -59,7 +59,7 @@ KNOWN = {
     "begin", "end", "centering", "caption", "footnotesize", "toprule", "midrule", "bottomrule", "textbf", "underline",
     "scriptsize", "pm", "par", "smallskip", "raggedright", "textbackslash", "textasciitilde", "textasciicircum",
     "times", "cdot", "dots", "rightarrow", "leq", "geq", "approx", "circ", "S", "ss", "ae", "AE", "o", "O", "l", "L", "i",
-    "j", "u", "r", "H", "v", "c", "k", "alpha", "beta", "gamma", "delta", "Delta", "epsilon", "eta", "theta", "lambda",
+    "j", "u", "r", "H", "v", "c", "alpha", "beta", "gamma", "delta", "Delta", "epsilon", "eta", "theta", "lambda",
     "mu", "rho", "sigma", "tau",
 }  # fmt: skip
 MATH_ONLY = {
@@ -162,7 +162,7 @@ def test_latex_is_a_booktabs_table_with_best_bold_and_second_underlined() -> Non
         ("a&b", r"a\&b"), ("50 %", r"50 \%"), ("$x", r"\$x"), ("#1", r"\#1"), ("zero_shot", r"zero\_shot"),
         ("{}", r"\{\}"), ("~", r"\textasciitilde{}"), ("^", r"\textasciicircum{}"), ("\\", r"\textbackslash{}"),
         ("±", r"$\pm$"), ("é", r"\'{e}"), ("ü", r'\"{u}'), ("ç", r"\c{c}"), ("Å", r"\r{A}"), ("ï", r'\"{\i}'),
-        ("e\u0301", r"\'{e}"), ("ß", r"\ss{}"), ("α", r"$\alpha$"), ("中", "{[}U+4E2D{]}"), ("🙂", "{[}U+1F642{]}"),
+        ("e\u0301", r"\'{e}"), ("ą", "{[}U+0105{]}"), ("ß", r"\ss{}"), ("α", r"$\alpha$"), ("中", "{[}U+4E2D{]}"), ("🙂", "{[}U+1F642{]}"),
         ("–", "--"), ("--", "-{}-{}"), ("<|>", "$<$$|$$>$"), ("[x]", "{[}x{]}"), ("a\nb\x1bc", "a b c"),
         (r"\input{/etc/passwd}", r"\textbackslash{}input\{/etc/passwd\}"),
     ],
@@ -303,6 +303,10 @@ def test_json_keeps_the_documented_names_and_adds_the_rest() -> None:
     assert wanted <= set(first)
     assert (first["method"], first["rank"], first["tied_with_best"], first["marks"]) == ("tip", 1, True, [])
     assert first["datasets"]["a"]["mean"] == pytest.approx(71.0)
+    low, high = first["places"]
+    assert 1 == low <= high <= 3
+    odd = json.loads(render(table({"True": {"a": [700]}, "-": {"a": [600]}}), "json"))["rows"]
+    assert [row["method"] for row in odd] == ["True", "-"]
 
 
 def test_markdown_marks_best_and_second() -> None:
@@ -322,7 +326,9 @@ def test_no_text_breaks_a_markdown_row(name: str) -> None:
 
 
 def test_markdown_shows_names_as_they_are() -> None:
-    line = render_sheet(sheet_with("__a_b__ ~~x~~ &lt; [t](u)"), "md").splitlines()[2]
+    sheet = sheet_with("__a_b__ ~~x~~ &lt; [t](u)", "<b>")
+    line, caption = (render_sheet(sheet, "md").splitlines()[i] for i in (2, 5))
+    assert caption == r"\<b>  "
     assert r"\__a_b_\_ \~\~x\~\~ \&lt; [t\](u)" in line
 
 
@@ -390,6 +396,11 @@ def test_with_one_data_set_columns_by_shots_hold_that_data_set() -> None:
     sheet = sheet_of(table({"tip": {"b": [500, 520, 540]}}), by="shots")
     assert cells(sheet)[0][1] == f"52.00 ±{t95(2) * 2 / 3**0.5:.2f}"
     assert "Values: b." in sheet.notes
+
+
+def test_rankings_by_encoder_follow_the_number_of_shots() -> None:
+    many = [r for shots in (16, 2, 1) for r in records({"tip": {"a": [700]}}, shots=shots)]
+    assert [line[1] for line in cells(sheet_of(make_table(Loaded(many)), by="encoder"))] == ["1", "2", "16"]
 
 
 def test_columns_by_encoder() -> None:
