@@ -106,7 +106,7 @@ class Encoder:
                     done.append(forward(part).float())
                 start += len(part)
             except (RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error):
+                if not out_of_memory(error):
                     raise
                 self._shrink(len(part))
         # cat copies outside of inference mode, so that a method can train on the result
@@ -124,7 +124,8 @@ class Encoder:
             self._told = True
 
 
-def _out_of_memory(error: Exception) -> bool:
+def out_of_memory(error: Exception) -> bool:
+    """Whether a failure is a lack of memory, on whatever device."""
     import torch
 
     texts = ("can't allocate memory", "not enough memory", "out of memory")
@@ -216,7 +217,7 @@ def _create(source: Source, device: str, precision: str) -> Any:
             force_preprocess_cfg=dict(source.preprocess),
         )
     except Exception as error:  # a configuration can be wrong in any way
-        if _out_of_memory(error):
+        if out_of_memory(error):
             raise Missing(f"Not enough memory on {device} for encoder {source.name}.") from error
         raise UsageError(f"open_clip cannot build encoder {source.name}: {_one_line(error)}") from error
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from harness import files, find
-from harness.encoder import Encoder
+from harness.encoder import Encoder, out_of_memory
 from harness.errors import Corrupt, HarnessError, Missing, UsageError
 
 if TYPE_CHECKING:
@@ -249,7 +249,9 @@ def train(
     with _frozen(encoder), torch.enable_grad(), attached(encoder, adapters, _dropout(encoder.device, settings)):
         for number in range(1, settings.epochs + 1):
             rows = torch.randperm(len(label), generator=generator)[: len(label) // batch * batch]  # (N,)
-            on_epoch(_epoch(number, encoder, rows, batch, read, target, head, optimiser, settings))
+            with _memory_told(encoder, batch):
+                epoch = _epoch(number, encoder, rows, batch, read, target, head, optimiser, settings)
+            on_epoch(epoch)
     return Adapters({name: tensor.detach() for name, tensor in adapters.weights.items()}, settings.scale)
 
 
@@ -263,6 +265,8 @@ def check(settings: Settings) -> None:
     for name in ("epochs", "batch", "lr", "scale"):
         if not getattr(settings, name) > 0:
             raise UsageError(f"--{name} {getattr(settings, name)}: a number above 0 is needed.")
+    if not settings.weight_decay >= 0:
+        raise UsageError(f"--weight-decay {settings.weight_decay}: a number from 0 on is needed.")
 
 
 def _epoch(
@@ -295,6 +299,16 @@ def _epoch(
         total += value * len(here)
         right += int((logits.argmax(1) == target[here]).sum())
     return Epoch(number, total / len(rows), 100 * right / len(rows), time.perf_counter() - begun)
+
+
+@contextmanager
+def _memory_told(encoder: Encoder, batch: int) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        raise Missing(f"Not enough memory on {encoder.device} for batches of {batch}; lower --batch.") from error
 
 
 def _input(encoder: Encoder, pixels: Tensor, settings: Settings) -> Tensor:

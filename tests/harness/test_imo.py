@@ -234,6 +234,16 @@ def test_settings_that_train_nothing_are_refused(name: str) -> None:
         imo.check(msgspec.structs.replace(SETTINGS, **{name: 0}))
 
 
+def test_memory_that_runs_out_names_the_flag(demo: encoders.Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> Tensor:
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(demo.model, "encode_image", full)
+    pixels, label = labelled()
+    with pytest.raises(Missing, match="batches of 8; lower --batch"):
+        imo.train(demo, label, reader(pixels), SETTINGS)
+
+
 # -- the file ----------------------------------------------------------------------------------------
 
 
