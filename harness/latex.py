@@ -23,7 +23,6 @@ _SPECIAL = {
     "|": "$|$",
     '"': "''",
     "`": r"\`{}",
-    "-": "-{}",  # -- would become a dash
     "[": "{[}",  # after \\ it would begin an argument
     "]": "{]}",
     "*": "{*}",
@@ -109,7 +108,9 @@ def latex(sheet: Sheet) -> str:
 
 def escape(text: str) -> str:
     """Plain text as LaTeX in ASCII: accents as commands, and `[U+4E2D]` for letters that need a font of their own."""
-    return re.sub(r"\s+", " ", "".join(map(_letter, unicodedata.normalize("NFC", printable(text)))))
+    parts = re.split(r"(?<=[-'])(?=[-'])", unicodedata.normalize("NFC", printable(text)))
+    joined = "{}".join("".join(map(_letter, part)) for part in parts)  # TeX would join -- and ''
+    return re.sub(r"\s+", " ", joined)
 
 
 def _letter(letter: str) -> str:
@@ -128,7 +129,7 @@ def _letter(letter: str) -> str:
 
 
 def _cell(cell: Cell) -> str:
-    number = re.sub(r"^-{}", "$-$", escape(cell.number)) if cell.signed else escape(cell.number)
+    number = re.sub("^-", "$-$", escape(cell.number)) if cell.signed else escape(cell.number)
     number = {0: "{}", 1: r"\textbf{{{}}}", 2: r"\underline{{{}}}"}[cell.place].format(number)
     interval = rf" {{\scriptsize$\pm${cell.interval}}}" if cell.interval else ""
     return number + interval + escape(cell.mark)

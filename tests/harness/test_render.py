@@ -163,12 +163,18 @@ def test_latex_is_a_booktabs_table_with_best_bold_and_second_underlined() -> Non
         ("{}", r"\{\}"), ("~", r"\textasciitilde{}"), ("^", r"\textasciicircum{}"), ("\\", r"\textbackslash{}"),
         ("±", r"$\pm$"), ("é", r"\'{e}"), ("ü", r'\"{u}'), ("ç", r"\c{c}"), ("Å", r"\r{A}"), ("ï", r'\"{\i}'),
         ("e\u0301", r"\'{e}"), ("ą", "{[}U+0105{]}"), ("ß", r"\ss{}"), ("α", r"$\alpha$"), ("中", "{[}U+4E2D{]}"), ("🙂", "{[}U+1F642{]}"),
-        ("–", "--"), ("--", "-{}-{}"), ("<|>", "$<$$|$$>$"), ("[x]", "{[}x{]}"), ("a\nb\x1bc", "a b c"),
+        ("–", "--"), ("--", "-{}-"), ("a-b", "a-b"), ("''", "'{}'"), ("<|>", "$<$$|$$>$"), ("[x]", "{[}x{]}"), ("a\nb\x1bc", "a b c"),
         (r"\input{/etc/passwd}", r"\textbackslash{}input\{/etc/passwd\}"),
     ],
 )  # fmt: skip
 def test_latex_escapes(plain: str, tex: str) -> None:
     assert escape(plain) == tex
+
+
+def test_negative_differences_have_a_minus_sign_in_latex() -> None:
+    text = render(table(THREE), "latex", baseline="tip")
+    assert r"\underline{$-$4.00} {\scriptsize$\pm$" in text  # ncm and tip: 57.5 and 61.5
+    check_latex(text)
 
 
 HOSTILE = st.text(min_size=1, max_size=12) | st.text(alphabet="\\{}&%$#_~^[]*`'\"-<>|=+@ \t\n", min_size=1, max_size=12)
