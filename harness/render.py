@@ -123,7 +123,6 @@ def _ends(value: Any) -> list[int] | None:
 
 
 _PLAIN: dict[str, Callable[[Any], Any]] = {
-    "rank": lambda value: None if value == "-" else value,
     "tied_with_best": lambda value: value == "True",
     "marks": str.split,
     "places": _ends,

@@ -110,7 +110,8 @@ def sheet_of(
         raise UsageError(unknown("--by", by, AXES))
     shown = against(table, baseline) if baseline else table
     sheet = _by_dataset(table, shown) if by == "dataset" else _by_axis(table, shown, by)
-    return limited(with_columns(sheet, columns), rows)
+    rankings: Sequence[Hashable] = [group_of(row) for row in table.rows] if by == "dataset" else sheet.groups
+    return limited(with_columns(sheet, columns), rows, rankings)
 
 
 def _by_dataset(table: Table, shown: Table) -> Sheet:
@@ -130,14 +131,18 @@ def _by_dataset(table: Table, shown: Table) -> Sheet:
     groups = [group_of(row) for row in table.rows]
     lines = []
     for row, line in zip(table.rows, cells, strict=True):
-        rank_cell = Cell(row.rank, "=" if row.tied_with_best and row.rank != 1 else "") if row.rank else Cell("-")
+        rank_cell = Cell(row.rank, "=" if row.tied_with_best and row.rank != 1 else "") if row.rank else Cell()
         lines.append([rank_cell, *line])
     for _, value, emphasised in values:
         places = _places([value(row) for row in table.rows], groups, table.rows) if emphasised else [0] * len(lines)
         for line, row, place in zip(lines, shown.rows, places, strict=True):
             line.append(Cell(value(row), place=place, signed=shown is not table and BASELINE not in row.marks))
-    sheet = Sheet([rank, *columns, *(column for column, _, _ in values)], lines, list(groups), shown.caption)
-    return replace(sheet, notes=[*_ties(table), *shown.notes])
+    # where policies stand side by side, the lines of one method belong together
+    together: list[Hashable] = [
+        (row.method, *_group_but(row, "selection")) if table.policies else group_of(row) for row in table.rows
+    ]
+    everything = [rank, *columns, *(column for column, _, _ in values)]
+    return Sheet(everything, lines, together, shown.caption, [*_ties(table), *shown.notes])
 
 
 def _by_axis(table: Table, shown: Table, axis: str) -> Sheet:
@@ -345,15 +350,15 @@ def _tells_lines_apart(sheet: Sheet, j: int) -> bool:
     return column.name == "method" or (column.name in (*IDENTITY, "figure") and varied)
 
 
-def limited(sheet: Sheet, rows: int | None) -> Sheet:
-    """The first so many lines of each group, and a note that says how many are left out."""
+def limited(sheet: Sheet, rows: int | None, rankings: Sequence[Hashable]) -> Sheet:
+    """The first so many lines of each ranking, and a note that says how many are left out."""
     if rows is None:
         return sheet
     if rows < 1:
         raise UsageError(f"--rows takes a number from 1 on, not {rows}.")
     seen: dict[Hashable, int] = {}
     kept = []
-    for i, group in enumerate(sheet.groups):
+    for i, group in enumerate(rankings):
         seen[group] = seen.get(group, 0) + 1
         kept += [i] if seen[group] <= rows else []
     left = len(sheet.lines) - len(kept)

@@ -491,6 +491,24 @@ def test_columns_that_tell_rows_apart_stay() -> None:
     assert [column.name for column in sheet_of(two, columns=["a"]).columns] == ["method", "shots", "a"]
 
 
+def test_policies_of_one_method_stand_together() -> None:
+    both = [*records(THREE), *records(THREE, selection="val-full")]
+    sheet = sheet_of(make_table(Loaded(both), policies=True))
+    lines = [(line["method"], line["selection"]) for line in json.loads(render_sheet(sheet, "json"))["rows"]]
+    assert lines[:2] in ([("tip", "val-min4"), ("tip", "val-full")], [("tip", "val-full"), ("tip", "val-min4")])
+    assert [sheet.ends(i) for i in range(6)] == [False, True] * 3
+    limited = sheet_of(make_table(Loaded(both), policies=True), rows=1)
+    assert [line[1].text for line in limited.lines] == ["tip", "tip"]  # the first of either policy
+    assert {"labels", "tried", "inflation"} <= {column.name for column in sheet.shown().columns}
+
+
+def test_a_row_without_a_rank_has_none_in_every_format() -> None:
+    oracle = make_table(Loaded(records({"tip": {"a": [900]}}, selection="oracle")))
+    assert cells(sheet_of(oracle))[0][0] == "–"
+    assert json.loads(render(oracle, "json"))["rows"][0]["rank"] is None
+    assert next(csv.DictReader(io.StringIO(render(oracle, "csv"))))["rank"] == ""
+
+
 def test_marked_rows_take_no_place() -> None:
     oracle = records({"tip": {"a": [900], "b": [900]}}, selection="oracle")
     sheet = sheet_of(make_table(Loaded([*records(THREE), *oracle])))
