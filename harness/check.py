@@ -8,7 +8,9 @@ seed), the test is Student's one-sided t, and Holm's correction keeps the chance
 
 Time. `cost_s / reference_s` of a fit is what it costs in units of a fixed piece of work, measured beside it on the same
 machine: busy neighbours cancel. The logarithms of new over old cost are averaged over the fits of a method, and
-over all; a lower confidence bound above `time_factor` is a regression. Fits below `SHORTEST` units are noise.
+over all; a lower confidence bound above `time_factor` is a regression. What two runs of the same code differ by as a
+whole is no slow-down: without a factor given, exp(`RUN_NOISE` * sqrt(1/a + 1/b)) is let pass, where a and b runs
+were averaged: 7 % for one run against one, 5 % against five. Fits below `SHORTEST` units are noise.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from harness.types import Result
 FORMAT = "harness-baseline/1"
 _FAMILY = "harness-baseline/"
 ALPHA = 0.01  # chance of any false alarm: once for accuracy, once for time
-TIME_FACTOR = 1.05  # a slow-down that is let pass
+RUN_NOISE = 0.048  # how far the mean log cost of one whole run may lie from another's: measured, see the tests
 SHORTEST = 2.0  # references: fits that cost less are not timed
 INPUTS = {
     "weights": ("weights", "architecture", "transform", "precision"),
@@ -78,6 +80,7 @@ class Cell(_Entry, frozen=True, kw_only=True):
     deterministic: bool | None
     cost: float | None  # cost_s
     reference: float | None  # reference_s
+    runs: int  # that the cost is the mean of
     place: int  # where it was made
 
     @property
@@ -187,6 +190,7 @@ def snapshot(results: Iterable[Result]) -> Baseline:
                 deterministic=result.deterministic,
                 cost=_rounded(result.timing.cost_s),
                 reference=_rounded(result.timing.reference_s),
+                runs=result.timing.repeats,
                 place=places.index(place),
             )
         )
@@ -250,6 +254,8 @@ def _check_cells(path: Path, baseline: Baseline) -> None:
     for cell in baseline.cells:
         if not 0 <= cell.correct <= cell.total or not cell.total:
             raise Corrupt(f"{path}: {cell.name}: {cell.correct} of {cell.total} is not possible.")
+        if cell.runs < 1:
+            raise Corrupt(f"{path}: {cell.name}: the mean of {cell.runs} runs is not possible.")
         if not 0 <= cell.place < len(baseline.places):
             raise Corrupt(f"{path}: {cell.name}: no place {cell.place}.")
         if slot(cell) in seen:
@@ -357,7 +363,7 @@ class Rules:
     """What counts as worse."""
 
     accuracy_tolerance: float = 0.0  # points
-    time_factor: float | None = None  # None: TIME_FACTOR, and time is left out where the machine differs
+    time_factor: float | None = None  # None: what runs differ by, and time is left out where the machine differs
     alpha: float = ALPHA
 
 
@@ -499,19 +505,27 @@ def _judge_time(pairs: Sequence[Pair], compared: int, rules: Rules, report: Repo
         text = f"time is not compared for {compared - len(pairs)} of {compared} cells: measured on another machine"
         kind = Kind.TOLD if rules.time_factor is None else Kind.NOT_COMPARABLE
         report.add(kind, "time", f"{text}, with another torch, or not at all")
-    report.costs = cost_changes(pairs, rules.time_factor or TIME_FACTOR, rules.alpha)
+    report.costs = cost_changes(pairs, rules.time_factor, rules.alpha)
     for cost in report.costs:
         if cost.worse:
             text = f"x {cost.ratio:.2f} the cost of the baseline over {cost.fits} fits (at least x {cost.bound:.2f})"
             report.add(Kind.WORSE, f"time of {cost.who}", text)
 
 
-def cost_changes(pairs: Sequence[Pair], factor: float, alpha: float) -> list[Cost]:
+def let_pass(old_runs: int, new_runs: int) -> float:
+    """The quotient of costs that runs of the same code may show."""
+    return math.exp(RUN_NOISE * math.sqrt(1 / old_runs + 1 / new_runs))
+
+
+def cost_changes(pairs: Sequence[Pair], factor: float | None, alpha: float) -> list[Cost]:
     """Quotients of cost, new over old, of each method and of all: geometric mean and lower bound.
 
     The bound is Student's, one-sided, with Bonferroni's correction for the number of quotients.
     """
+    if not pairs:
+        return []
     everything = "all methods"
+    limit = math.log(factor or let_pass(min(old.runs for old, _ in pairs), min(new.runs for _, new in pairs)))
     logs: dict[str, list[float]] = defaultdict(list)
     for who, old, new in _fits(pairs):
         if max(old, new) > SHORTEST:
@@ -524,11 +538,11 @@ def cost_changes(pairs: Sequence[Pair], factor: float, alpha: float) -> list[Cos
     for who, found in judged.items():
         mean = fmean(found)
         bound = mean
-        if mean > math.log(factor):  # a bound lies below its mean: only then can it matter
+        if mean > limit:  # a bound lies below its mean: only then can it matter
             from scipy.special import stdtrit
 
             bound -= float(stdtrit(len(found) - 1, 1 - alpha / len(judged))) * stdev(found) / math.sqrt(len(found))
-        costs.append(Cost(who, len(found), math.exp(mean), math.exp(bound), mean > math.log(factor) < bound))
+        costs.append(Cost(who, len(found), math.exp(mean), math.exp(bound), mean > limit < bound))
     return costs
 
 
