@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from harness.types import Episode, Method
+from harness.types import Episode, Method, Text
 from methods import _maths, _training
 
 
@@ -40,17 +40,11 @@ class Rla(Method):
     quick = {"epochs": 20}
 
     def fit(self, episode: Episode) -> Self:
-        self.text, label = episode.text, episode.support.label
+        self.text = episode.text
         images = _training.unit_views(episode.support)  # (V, N, D)
         strength = 1 / episode.shots if self.strength is None else self.strength
-        identity = torch.eye(images.shape[-1], dtype=images.dtype, device=images.device)  # (D, D)
-
-        def loss(step: int, weight: Tensor) -> Tensor:
-            scores = _maths.zero_shot(images[step % len(images)] @ weight, self.text)  # (N, C)
-            return functional.cross_entropy(scores, label) + strength * (weight - identity).square().sum()
-
-        rates, adam = _training.cosine(self.lr, self.epochs), _training.Adam(eps=1e-4)
-        (self.weight,) = _training.descend(loss, identity, rates=rates, optimiser=adam)
+        start = torch.eye(images.shape[-1], dtype=images.dtype, device=images.device)  # (D, D)
+        self.weight = train_map(images, episode.support.label, self.text, start, self.lr, strength, self.epochs)
         return self
 
     def logits(self, image: Tensor) -> Tensor:
@@ -58,3 +52,27 @@ class Rla(Method):
 
     def trained_parameters(self) -> int:
         return self.weight.numel()
+
+
+def train_map(
+    images: Tensor,
+    label: Tensor,
+    text: Text,
+    start: Tensor,
+    lr: float,
+    strength: float,
+    epochs: int,
+    bias: Tensor | float = 0.0,
+) -> Tensor:
+    """Minimise cross-entropy(scale * n(x W + bias) T^T) + strength * |W - start|^2_F, a view per epoch: W (W, D).
+
+    images (V, N, W), label (N,), start (W, D), bias (D,).
+    """
+
+    def loss(step: int, weight: Tensor) -> Tensor:
+        scores = _maths.zero_shot(images[step % len(images)] @ weight + bias, text)  # (N, C)
+        return functional.cross_entropy(scores, label) + strength * (weight - start).square().sum()
+
+    rates, adam = _training.cosine(lr, epochs), _training.Adam(eps=1e-4)
+    (weight,) = _training.descend(loss, start, rates=rates, optimiser=adam)
+    return weight
