@@ -24,7 +24,7 @@ from harness.stats import (
     mixed_point,
     t95,
 )
-from harness.table import DRAWN, UNRANKED, comparable, label_of
+from harness.table import DRAWN, REFERENCES, UNRANKED, comparable, label_of
 from harness.types import Result
 
 if TYPE_CHECKING:
@@ -71,8 +71,8 @@ class Paired:
 class Needed:
     """What it takes to see a difference of so many points with a power of POWER.
 
-    None: no number of seeds is enough, since data sets or test images differ too much; or, of data sets, one or two
-    cannot tell how much data sets differ.
+    None: no number of seeds is enough, since data sets differ too much or hold too few test images, or one seed
+    cannot tell; of data sets: no number is enough, or one or two cannot tell how much they differ.
     """
 
     points: float
@@ -124,7 +124,7 @@ class Report:
 def compare(first: Side, second: Side, *, power: bool = False) -> Report:
     """Pair the sides by data set and seed: a comparison for each method and number of shots that both have."""
     notes: list[str] = []
-    first, second = _current(first, notes), _current(second, notes)
+    first, second = _of_common_methods(_current(first, notes), _current(second, notes))
     _check_alike(first, second)
     first, second = _on_one_backbone(first, second)
     found = [
@@ -157,11 +157,24 @@ def _current(side: Side, notes: list[str]) -> Side:
     scored = [result for result in newest if result.status == "ok" and result.test is not None]
     if len(scored) < len(newest):
         told.append(f"{len(newest) - len(scored)} failed or skipped cells are left out.")
+    notes += [f"{side.name}: {line}" for line in told]
     plain = [result for result in scored if "source" not in result.digests]
     if plain and len(plain) < len(scored):
-        told.append("Shifted sets are left out; ask for them alone with --datasets.")
-    notes += [f"{side.name}: {line}" for line in told]
+        notes.append("Shifted sets are left out; ask for them alone with --datasets.")
     return replace(side, results=plain or scored)
+
+
+def _of_common_methods(first: Side, second: Side) -> tuple[Side, Side]:
+    """Two named methods as they are; else only the methods that both sides have."""
+    if first.method and second.method:
+        return first, second
+    ours, theirs = ({*map(label_of, side.results), *([side.method] if side.method else [])} for side in (first, second))
+    common = ours & theirs
+
+    def kept(side: Side) -> Side:
+        return replace(side, results=[result for result in side.results if label_of(result) in common])
+
+    return kept(first), kept(second)
 
 
 def _check_alike(first: Side, second: Side) -> None:
@@ -181,7 +194,8 @@ def _check_alike(first: Side, second: Side) -> None:
         if len(values) > 1:
             told = "; ".join(f"{side} has {', '.join(sorted(found))}" for side, found in have.items())
             common = sorted(set.intersection(*have.values()))
-            way = f"Pick one: --{name} {common[0]}." if common else f"Run both with one --{name}."
+            one = next((value for value in REFERENCES if value in common), *common[:1] or [""])
+            way = f"Pick one: --{name} {one}." if common else f"Run both with one --{name}."
             raise NotComparable(f"The {name} differs: {told}. {way}")
 
 
@@ -196,9 +210,12 @@ def _on_one_backbone(first: Side, second: Side) -> tuple[Side, Side]:
     ]
     common = have[0] & have[1]
     if len(common) != 1:
-        told = "; ".join(
-            f"{side.name} has {', '.join(sorted(':'.join(pair) for pair in found))}"
+        named = [
+            {result.identity.encoder for result in side.results} or {":".join(pair) for pair in found}
             for side, found in zip((first, second), have, strict=True)
+        ]
+        told = "; ".join(
+            f"{side.name} has {', '.join(sorted(names))}" for side, names in zip((first, second), named, strict=True)
         )
         way = f" Pick one: --encoder {':'.join(sorted(common)[0])}." if common else ""
         raise NotComparable(f"The encoder differs: {told}.{way}")

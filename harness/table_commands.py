@@ -14,7 +14,7 @@ from harness.pick import ALL, load, narrowed, picked
 from harness.printing import note, print_grid, print_json
 
 if TYPE_CHECKING:
-    from harness.compare import Comparison, Needed, Report, Side
+    from harness.compare import Comparison, Needed, Paired, Report, Side
     from harness.results import Loaded
     from harness.sheet import Sheet
     from harness.types import Result
@@ -138,6 +138,9 @@ def _side(text: str, options: Namespace, stores: dict[Path, Loaded]) -> Side:
     commit = text.lower()
     if re.fullmatch(r"[0-9a-f]{4,64}", commit):
         made = [result for result in results if _commit_of(result).startswith(commit)]
+        several = sorted({_commit_of(result)[:12] for result in made})
+        if len(several) > 1:
+            raise UsageError(f"{text} begins several commits: {', '.join(several)}. Give more of one.")
         if made:
             return Side(text, results=made)
     commits = {_commit_of(result)[:10] for result in results} - {""}
@@ -203,7 +206,7 @@ def _show_report(report: Report) -> None:
         )
     for one in every:
         for need in one.power:
-            print(_heading(one) + _need(need, len(one.datasets)))
+            print(_heading(one) + _need(need, list(one.datasets.values())))
     for line in report.notes:
         print(line)
 
@@ -216,11 +219,20 @@ def _mean(values: Sequence[float]) -> str:
     return f"{sum(values) / len(values):.2f}"
 
 
-def _need(need: Needed, sets: int) -> str:
+def _need(need: Needed, parts: Sequence[Paired]) -> str:
     """What it takes to see a difference, in words."""
-    seeds = "no number of seeds is enough" if need.seeds is None else f"{need.seeds} seeds"
-    more = "" if need.datasets is None else f", or {need.datasets} data sets with the seeds of now"
-    return f"To see {need.points:.2f} points with 80 % power: {seeds} on these {sets} data sets{more}."
+    from harness.stats import FEWEST_TO_GENERALISE
+
+    here = f"on {'these' if len(parts) > 1 else 'this'} {len(parts)} data set{'s' if len(parts) > 1 else ''}"
+    if need.seeds is not None:
+        seeds = f"{need.seeds} seed{'s' if need.seeds != 1 else ''} {here}"
+    elif min(len(part.first) for part in parts) == 1:
+        seeds = "one seed does not tell how many"
+    else:
+        why = ", which differ too much" if len(parts) >= FEWEST_TO_GENERALISE else ": too few test images"
+        seeds = f"no number of seeds is enough {here}{why}"
+    more = "" if need.datasets is None else f"; or {need.datasets} data sets with the seeds of now"
+    return f"To see {need.points:.2f} points with 80 % power: {seeds}{more}."
 
 
 def _report_json(report: Report) -> dict[str, Any]:

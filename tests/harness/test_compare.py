@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -262,7 +264,7 @@ def test_several_policies_on_both_sides_are_refused_with_one_to_pick() -> None:
     first, second = (
         Side(m, m, [*side(m, steady(2)).results, *side(m, steady(2), selection="none").results]) for m in ("tip", "dac")
     )
-    with pytest.raises(NotComparable, match="Pick one: --selection none"):
+    with pytest.raises(NotComparable, match="Pick one: --selection val-min4"):
         compare(first, second)
 
 
@@ -355,3 +357,49 @@ def test_the_command_says_in_one_line_what_is_wrong(
     assert (found, out) == (code, "")
     assert said in err
     assert len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.usefixtures("stores")
+def test_damage_is_told_the_rest_compared_and_the_code_6(harness_command: Command) -> None:
+    (Path("results/cells") / "bad.json").write_text("{")
+    code, out, err = harness_command("compare", "tip", "dac")
+    assert code == 6
+    assert "tip is better" in out
+    assert "bad.json" in err
+
+
+@pytest.mark.usefixtures("stores")
+def test_a_comparison_of_other_data_ends_with_7(harness_command: Command) -> None:
+    for result in side("rpo", steady(6), digests={"split": "other"}).results:
+        Store(Path("third")).write(result)
+    for result in side("tip", steady(6), selection="none").results:
+        Store(Path("third")).write(result)
+    code, out, err = harness_command("compare", "tip", "third")
+    assert (code, out) == (7, "")
+    assert "Run both with one --selection" in err
+
+
+@pytest.mark.usefixtures("stores")
+def test_the_beginning_of_several_commits_is_refused(harness_command: Command) -> None:
+    for result in side("tip", steady(6), commit="abcdef9999", shots=8).results:
+        Store(Path("results")).write(result)
+    code, _, err = harness_command("compare", "abcdef", "other")
+    assert code == 2
+    assert "begins several commits: abcdef1234, abcdef9999" in err
+
+
+@pytest.mark.usefixtures("stores")
+def test_comparing_imports_no_torch() -> None:
+    code = "import sys; from harness.cli import main; main(['compare', 'tip', 'dac']); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().splitlines()[-1] == "False"
+
+
+def test_one_seed_does_not_tell_how_many_are_needed(home: Path, harness_command: Command) -> None:
+    for method, counts in (("tip", {"a": [700]}), ("dac", {"a": [690]})):
+        for result in side(method, counts).results:
+            Store(Path("results")).write(result)
+    code, out, _ = harness_command("compare", "tip", "dac", "--power")
+    assert code == 0
+    assert "one seed does not tell how many" in out
+    assert "the test images of one seed" in out
