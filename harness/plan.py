@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import cache, encoder, files, find, folders, prepare, splits
+from harness import cache, encoder, files, find, folders, lock, prepare, splits
 from harness.cache import Pack
 from harness.episodes import ImageSource, PackSource, Place, Source
 from harness.errors import Missing, NothingSelected, UsageError, unknown
@@ -89,7 +89,7 @@ class Plan:
 def make_plan(spec: RunSpec, store: Store, note: Note = lambda _: None) -> Plan:
     """Resolve every name, check every request, and find what the store lacks. Extracts nothing."""
     _check_spec(spec)
-    methods = find.methods(spec.methods)
+    methods = _methods(spec.methods)
     if not methods:
         raise NothingSelected("No method selected. Use --methods zero_shot,tip or --methods all.")
     _tell_left_out(spec, methods, note)
@@ -112,6 +112,14 @@ def make_plan(spec: RunSpec, store: Store, note: Note = lambda _: None) -> Plan:
     for cell in missing:
         _refuse_unsupported(cell)
     return Plan(cells, missing, device, spec.selection)
+
+
+def _methods(asked: Sequence[str]) -> list[MethodSpec]:
+    """Find every method. A file runs when it is read, so that happens behind the lock."""
+    if not any(item.partition("[")[0].strip().endswith(".py") for item in asked):
+        return find.methods(asked)  # ours and installed ones: nothing runs yet, and torch is not needed
+    with lock.on_watch(), lock.unchanged():
+        return find.methods(asked)
 
 
 def _refuse_unsupported(cell: Cell) -> None:

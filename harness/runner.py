@@ -5,6 +5,7 @@ A cell that fails becomes a record of its own and never stops the others.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,13 +14,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from harness import clock, lock, machine
 from harness.episodes import Held, Source
 from harness.errors import HarnessError
 from harness.files import cache_root, data_root
 from harness.plan import Cell, Plan, Record, RunSpec, make_plan
 from harness.results import Store, check_record, score
-from harness.tune import PIXEL_ROWS, Choice, tune
+from harness.tune import PIXEL_ROWS, Choice, logits_of, tune
 from harness.types import Features, Method, Result, Score, Timing
 from harness.watch import Watch
 
@@ -49,28 +52,32 @@ def run(spec: RunSpec, watch: Watch | None = None) -> Report:
     watch = watch or Watch()
     store = Store(spec.results)
     store.check_writable()
+    for folder in _kept_folders(spec):
+        lock.protect(folder)
     plan = make_plan(spec, store, watch.note)
     report = Report(plan)
-    for folder in _held_out_folders(plan, spec):
-        lock.protect(folder)
     watch.begin(plan)
     try:
-        for source, cells in plan.by_source():
-            _run_source(source, cells, store, report, watch)
+        if plan.missing:
+            with lock.on_watch():
+                for source, cells in plan.by_source():
+                    _run_source(source, cells, store, report, watch)
     finally:
         watch.end()
     return report
 
 
-def _held_out_folders(plan: Plan, spec: RunSpec) -> list[Path]:
-    """Where features, images and results lie that a method must not read by itself."""
-    kept = [data_root() / name for name in ("packs", "sets", "built", "images", "downloads", "splits")]
-    images = [record.source.root for record in plan.records() if record.source.root is not None]
-    return [cache_root() / "features", spec.results / "cells", *kept, *dict.fromkeys(images)]
+def _kept_folders(spec: RunSpec) -> list[Path]:
+    """Where features, images and results lie that a method must not read by itself; more with each source."""
+    kept = ("packs", "sets", "built", "images", "downloads", "splits")
+    return [cache_root() / "features", spec.results / "cells", *(data_root() / name for name in kept)]
 
 
 def _run_source(source: Source, cells: Sequence[Cell], store: Store, report: Report, watch: Watch) -> None:
     """All cells of one data set. If its features cannot be had, the other data sets still run."""
+    for root in {record.source.root for cell in cells for record in cell.records}:
+        if root is not None:
+            lock.protect(root)
     try:
         extract_s = _prepare(source, cells, watch)
     except HarnessError as error:
@@ -122,26 +129,29 @@ def run_cell(cell: Cell, device: str, extract_s: float) -> list[Result]:
     cls, source = cell.method.cls, cell.source
     try:
         before = clock.reference(device)
-        episode = source.episode(cell.shots, cell.seed, cls)
-        held = source.held(cell.shots, cell.seed, cls)
-        meter = clock.Meter(device)
-        choice = tune(cls, cell.method.overrides, episode, cell.selection, _labelled(held, cell.selection), device)
-        costs = [meter.seconds()]
-        common = _common(cell, choice, episode.support.views)
-        scored = []
-        for record in cell.records:
-            here = held if record.source is source else record.source.held(cell.shots, cell.seed, cls)
-            columns = record.source.columns
+        with lock.cell(cls.__module__) as verify:
+            episode = source.episode(cell.shots, cell.seed, cls)
+            held = [record.source.held(cell.shots, cell.seed, cls) for record in cell.records]
             meter = clock.Meter(device)
-            scored.append(_score_test(choice.method, here, len(episode.text.classes), columns, device))
-            costs.append(meter.seconds())
-        costs[:2] = [sum(costs[:2])]  # the first test set is that of the fit
+            choice = tune(
+                cls, cell.method.overrides, episode, cell.selection, _labelled(held[0], cell.selection), device
+            )
+            costs = [meter.seconds(), *[0.0] * (len(held) - 1)]  # the first test set is that of the fit
+            common = _common(cell, choice, episode.support.views)
+            sets = [(record.source.columns, here) for record, here in zip(cell.records, held, strict=True)]
+            classes = len(episode.text.classes)
+            predicted = [_predict_test(choice.method, here, classes, columns, device) for columns, here in sets]
+            with lock.quiet(verify):  # every prediction is made: now, and only now, test labels are read
+                tests = [
+                    count(made.prediction, here.test_label(), len(columns) or classes)
+                    for made, (columns, here) in zip(predicted, sets, strict=True)
+                ]
         common["peak_memory_bytes"] = clock.peak_memory_bytes(device)
         pace = (before + clock.reference(device)) / 2
         common["provenance"] = _provenance(device, started, begun)
         return [
-            _result(cell, record, test, _timing(choice, test, predict_s, extract_s, device, cost, pace), common)
-            for record, (test, predict_s), cost in zip(cell.records, scored, costs, strict=True)
+            _result(cell, record, test, _timing(choice, test, made, extract_s, device, cost, pace), common)
+            for record, test, made, cost in zip(cell.records, tests, predicted, costs, strict=True)
         ]
     except HarnessError as error:
         return _failed(cell, str(error), device, started, begun)
@@ -168,16 +178,16 @@ def _result(cell: Cell, record: Record, test: Score, timing: Timing, common: dic
 
 
 def _timing(
-    choice: Choice, test: Score, predict_s: float, extract_s: float, device: str, cost: float, pace: float
+    choice: Choice, test: Score, made: _Predicted, extract_s: float, device: str, cost: float, pace: float
 ) -> Timing:
     return Timing(
         extract_s=extract_s,
         fit_s=choice.fit_s,
         select_s=choice.select_s,
-        predict_s=predict_s,
-        images_per_s=test.total / predict_s if predict_s > 0 else None,
+        predict_s=made.seconds,
+        images_per_s=test.total / made.seconds if made.seconds > 0 else None,
         device=device,
-        cost_s=cost,
+        cost_s=cost + made.cost,
         reference_s=pace,
     )
 
@@ -194,42 +204,55 @@ def _common(cell: Cell, choice: Choice, views: Tensor | None) -> dict[str, Any]:
         notes.append("transductive")
     if cls.views and views is None:
         notes.append("no augmented views in the pack: the plain image stands in")
+    with lock.closed():
+        told = {"trained_parameters": method.trained_parameters(), "facts": method.facts()}
     return {
-        "hyperparameters": choice.values,
+        **_plain({"hyperparameters": choice.values, **told}),
         "labels_for_selection": choice.labels,
         "configurations_tried": choice.tried,
         "val": choice.val if cell.selection != "oracle" else None,
-        "trained_parameters": method.trained_parameters(),
         "deterministic": cls.deterministic,
-        "facts": method.facts(),
         "notes": notes,
     }
 
 
-def _score_test(method: Method, held: Held, classes: int, columns: Sequence[int], device: str) -> tuple[Score, float]:
-    """Predict every test image with the frozen method, then, and only then, read the labels."""
-    image = held.test_image()  # (N, D)
+def _plain(told: dict[str, Any]) -> dict[str, Any]:
+    """What a method told as plain JSON values, whose classes are not the method's. Raises where JSON has none."""
+    plain: dict[str, Any] = json.loads(json.dumps(msgspec.to_builtins(told), allow_nan=False))
+    return plain
+
+
+@dataclass(frozen=True)
+class _Predicted:
+    prediction: Tensor  # (N,)
+    seconds: float
+    cost: float  # as clock.Meter counts
+
+
+def _predict_test(method: Method, held: Held, classes: int, columns: Sequence[int], device: str) -> _Predicted:
+    """The class of every test image, without its label. A few rows are scored alone as well."""
+    meter, image = clock.Meter(device), held.test_image()  # (N, D)
+    some = image[list(range(0, len(image), max(1, len(image) // 3)))[:3]]  # (3, D)
+    alone = [] if method.transductive else [logits_of(method, row[None]) for row in some]  # each (1, C)
     watch = clock.Stopwatch(device)
     prediction = predict(method, image, classes, columns)  # (N,)
     seconds = watch.seconds()
-    if not method.transductive:
-        _check_rows_stand_alone(method, image)
-    label = held.test_label()  # (N,)
-    return count(prediction, label, len(columns) or classes), seconds
+    if alone:
+        _check_rows_stood_alone(method, alone, some, image[:64])
+    return _Predicted(prediction, seconds, meter.seconds())
 
 
-def _check_rows_stand_alone(method: Method, image: Tensor) -> None:
-    """Score a few rows alone: a method that uses statistics of the test set must say that it is transductive."""
+def _check_rows_stood_alone(method: Method, alone: list[Tensor], some: Tensor, first: Tensor) -> None:
+    """Compare a few rows alone, before the method saw any other test image, with the same rows among others.
+
+    A method that uses statistics of the test set, or remembers it, must say that it is transductive.
+    """
     import torch
 
-    some = image[list(range(0, len(image), max(1, len(image) // 3)))[:3]]  # (3, D)
-    first = image[:64]  # (B, D)
-    with lock.closed(), torch.inference_mode():
-        together = method.logits(first)[:1]  # (1, C)
-        alone = torch.cat([method.logits(row[None]) for row in some])  # (3, C)
-        group = method.logits(some)  # (3, C)
+    single, group = torch.cat(alone), logits_of(method, some)  # (3, C)
+    together = logits_of(method, first)[:1]  # (1, C)
     limit = ALIKE * float(group.abs().max())
-    if float((alone - group).abs().max()) > limit or float((alone[:1] - together).abs().max()) > limit:
+    if float((single - group).abs().max()) > limit or float((single[:1] - together).abs().max()) > limit:
         raise ValueError("logits of a row depend on the other rows: use none of them, or declare transductive = True")
 
 
@@ -245,15 +268,12 @@ def predict(method: Method, image: Tensor, classes: int, columns: Sequence[int] 
     found = []
     for start in range(0, len(image), rows):
         block = image[start : start + rows]  # (B, D)
-        with lock.closed(), torch.inference_mode():
-            logits = method.logits(block)
-        if not isinstance(logits, torch.Tensor):
-            raise TypeError(f"logits returned {type(logits).__name__}, not a tensor")
+        logits = logits_of(method, block)
         if tuple(logits.shape) != (len(block), classes):
             raise ValueError(f"logits has shape {tuple(logits.shape)}, not {(len(block), classes)}")
         if not bool(torch.isfinite(logits).all()):
             raise ValueError("logits holds NaN or infinity")
-        found.append((logits[:, list(columns)] if columns else logits).argmax(1))
+        found.append(torch.argmax(logits[:, list(columns)] if columns else logits, 1))
     return torch.cat(found)
 
 

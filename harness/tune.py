@@ -186,13 +186,32 @@ def values_of(method: Method) -> dict[str, Any]:
     return {field.name: getattr(method, field.name) for field in fields(method) if field.init}  # type: ignore[arg-type]
 
 
+def logits_of(method: Method, image: Tensor) -> Tensor:
+    """Scores of queries as a plain tensor, whose operations are torch's own: (B, D) -> (B, C)."""
+    import torch
+
+    with lock.closed(), torch.inference_mode():
+        logits = method.logits(image)
+    if type(logits) is not torch.Tensor:
+        raise TypeError(f"logits returned {type(logits).__name__}, not a plain tensor")
+    return logits
+
+
 def _fit(cls: type[Method], values: Mapping[str, Any], episode: Episode) -> Method:
-    method = cls(**values)
+    before = _versions(episode)
     with lock.closed():
-        fitted = method.fit(episode)
+        fitted = cls(**values).fit(episode)
     if not isinstance(fitted, Method):
         raise TypeError(f"fit returned {type(fitted).__name__}: end it with `return self`")
+    if _versions(episode) != before:
+        raise ValueError("fit changed its episode: clone a tensor before changing it in place")
     return fitted
+
+
+def _versions(episode: Episode) -> list[int]:
+    """How often each tensor of an episode was changed in place."""
+    parts = (*vars(episode.support).values(), *vars(episode.text).values())
+    return [part._version for part in parts if hasattr(part, "_version")]
 
 
 def _counts(method: Method, labelled: Callable[[], Features]) -> tuple[list[int], int]:
