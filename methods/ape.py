@@ -79,21 +79,22 @@ class Ape(Tip):
 
     def fit(self, episode: Episode) -> Self:
         super().fit(episode)
-        self.kept = self._choose_channels(episode.dataset)  # (D',)
-        self.all_keys, self.keys = self.keys, _maths.unit(self.keys[:, self.kept])  # (N, D), (N, D')
+        whole = _maths.cache_keys(self.support)  # (N, D)
+        self.kept = self._choose_channels(whole, episode.dataset)  # (D',)
         text = _maths.unit(episode.text.weight[:, self.kept])  # (C, D')
-        self.divergence = _divergence(self.keys @ text.T, self.support.label)  # (N,)
+        self.divergence = _divergence(_maths.unit(whole[:, self.kept]) @ text.T, self.support.label)  # (N,)
+        self.keys = _maths.unit(self.keys[:, self.kept])  # (N, D')
         return self
 
     def full_grid(self, dataset: str) -> dict[str, Sequence[float]]:
         return search_grid(dataset)
 
-    def _choose_channels(self, dataset: str) -> Tensor:
+    def _choose_channels(self, keys: Tensor, dataset: str) -> Tensor:
         (w_similarity, _), channels, _ = reference(dataset)
-        width = self.keys.shape[1]
+        width = keys.shape[1]
         w_similarity = w_similarity if self.w_similarity is None else self.w_similarity
         channels = round(channels * width / 1024) if self.channels is None else self.channels
-        worth = criterion(self.keys, self.counts, self.text.weight, w_similarity)  # (D,)
+        worth = criterion(keys, self.counts, self.text.weight, w_similarity)  # (D,)
         return worth.topk(min(max(1, channels), width)).indices.sort().values
 
     def affinity(self, image: Tensor) -> Tensor:

@@ -46,6 +46,7 @@ class EmDirichlet(Method):
     paper = "Martin et al., Transductive Zero-Shot and Few-Shot CLIP, CVPR 2024, 2405.18437"
     year = 2024
     transductive = True
+    quick = {"rounds": 4}
 
     def fit(self, episode: Episode) -> Self:
         if self.solver not in ("newton", "mm"):

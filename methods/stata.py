@@ -41,6 +41,7 @@ class StatA(Method):
     paper = "Zanella et al., Realistic Test-Time Adaptation of Vision-Language Models, CVPR 2025, 2501.03729"
     year = 2025
     transductive = True
+    quick = {"rounds": 3}
 
     def fit(self, episode: Episode) -> Self:
         self.text = episode.text

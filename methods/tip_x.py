@@ -55,12 +55,16 @@ class TipX(Tip):
         if self.rescale not in ("support", "queries"):
             raise UsageError(f"No rescale {self.rescale!r} for tip_x. Known: support, queries.")
         super().fit(episode)
-        log_p = self._log_signature(self.keys)  # (N, C)
-        self.log_p_sums = _maths.class_sums(log_p.T, self.counts)  # (C, C): the second axis are the keys' classes
-        self.log_p = log_p
-        self.range = self._range(self.keys, len(self.keys))
+        rows = self.key_rows()
+        self.log_p = self._log_signature(rows)  # (N, C)
+        self.log_p_sums = _maths.class_sums(self.log_p.T, self.counts)  # (C, C): the second axis are the keys' classes
+        self.range = self._range(rows, len(rows))
         self.transductive = self.rescale == "queries" or not self.tail_block  # type: ignore[misc]  # of this instance
         return self
+
+    def key_rows(self) -> Tensor:
+        """The keys, as queries come: (N, D)."""
+        return self.keys
 
     def full_grid(self, dataset: str) -> dict[str, Sequence[float]]:
         return {name: list(values) for name, values in TipX.logit_grid.items()}

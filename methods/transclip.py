@@ -46,6 +46,7 @@ class TransClip(Method):
     paper = "Zanella et al., Boosting Vision-Language Models with Transduction, NeurIPS 2024, 2406.01837"
     year = 2024
     transductive = True
+    quick = {"rounds": 3}
     logit_grid = {"gamma": (0.002, 0.01, 0.02, 0.2)}
 
     def fit(self, episode: Episode) -> Self:
