@@ -97,7 +97,7 @@ def refuse_outdated(results: Iterable[Result], store: Path) -> None:
 
     newest, older = by_revision(results)
     replaced = {cell_of(result) for result in newest} if older else set()
-    left = [result.identity for result in older if cell_of(result) not in replaced]
+    left = [result.identity for result in older if result.status == "ok" and cell_of(result) not in replaced]
     if not left:
         return
 

@@ -118,15 +118,18 @@ def _variance_of_mean(values: Sequence[float]) -> float:
 # Letters: D data sets, S seeds, M methods, Q = M (M - 1) / 2 pairs of methods, F sign flips.
 
 
-def test_name(sets: int) -> str:
-    """The test that `pairwise` makes over so many data sets, in words."""
+def test_name(sets: int, seeds: int) -> str:
+    """The test that `pairwise` makes over so many data sets of so many seeds, in words."""
     if sets >= FEWEST_TO_FLIP:
         return "sign-flip test of the paired differences over data sets, step-down over all pairs of methods"
     if sets >= FEWEST_TO_GENERALISE:
         return "paired t tests over data sets, Holm's correction over all pairs of methods"
+    over, about = (
+        ("seeds and test images", "others") if seeds > 1 else ("test images", "others, nor one seed about more")
+    )
     return (
-        "paired tests over seeds and test images, Holm's correction over all pairs of methods; "
-        "with one or two data sets this says nothing about others"
+        f"paired tests over {over}, Holm's correction over all pairs of methods; "
+        f"with one or two data sets this says nothing about {about}"
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -95,10 +95,10 @@ def make_table(loaded: Loaded, *, policies: bool = False) -> Table:
     notes += [f"{', '.join(sorted(whom))}: {note}" for note, whom in sorted(told.items())]
     rows, tests = [], set()
     for group in sorted(groups):
-        found, missing, sets = _ranked(group, groups[group], plain)
+        found, missing, test = _ranked(group, groups[group], plain)
         rows += [_with_shift(row, groups[group][row.method].accuracy, source_of) for row in found]
         notes += missing
-        tests |= {test_name(sets)} if sets else set()
+        tests |= {test} if test else set()
     if policies:
         rows, said = _side_by_side(rows, plain)
         notes = said + notes
@@ -178,9 +178,9 @@ def sources_of(results: Sequence[Result]) -> dict[str, str]:
 # -- one ranking -------------------------------------------------------------------------------------
 
 
-def _ranked(group: Group, lines: dict[str, _Line], plain: Sequence[str]) -> tuple[list[Row], list[str], int]:
-    """Rows of one group, best mean first, with ranks and ties; a note for each incomplete one; and over how many
-    data sets methods were compared, 0 where there is nothing to compare."""
+def _ranked(group: Group, lines: dict[str, _Line], plain: Sequence[str]) -> tuple[list[Row], list[str], str]:
+    """Rows of one group, best mean first, with ranks and ties; a note for each incomplete one; and by which test
+    methods were compared, if there was more than one."""
     averaged = set(plain)
     wanted = {pair for line in lines.values() for pair in line.accuracy if pair[0] in averaged}
     encoder, shots, selection, prompts = group
@@ -205,7 +205,8 @@ def _ranked(group: Group, lines: dict[str, _Line], plain: Sequence[str]) -> tupl
     ranked = [row for row in rows if row.mean is not None and not row.marks]
     placed = iter(_placed(ranked, wanted))
     rows = [next(placed) if row.mean is not None and not row.marks else row for row in rows]
-    return rows, notes, len({name for name, _ in wanted}) if len(ranked) > 1 else 0
+    seeds = Counter(name for name, _ in wanted)
+    return rows, notes, test_name(len(seeds), min(seeds.values())) if len(ranked) > 1 else ""
 
 
 def _placed(ranked: Sequence[Row], wanted: Iterable[Pair]) -> list[Row]:

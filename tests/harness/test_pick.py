@@ -73,6 +73,11 @@ def test_older_records_that_nothing_replaces_are_refused_with_the_command_that_d
         refuse_outdated([*old, record(), record("dac", 3)], tmp_path)
 
 
+def test_an_older_failure_is_no_obstacle(tmp_path: Path) -> None:
+    failed = msgspec.structs.replace(record("dac", data="old", started="2025"), status="failed", test=None)
+    refuse_outdated([failed, record()], tmp_path)
+
+
 def test_records_of_another_split_are_other_data(tmp_path: Path) -> None:
     with pytest.raises(NotComparable):
         refuse_outdated([record("dac", split="mine", started="2025"), record()], tmp_path)

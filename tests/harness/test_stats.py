@@ -256,6 +256,7 @@ def test_a_rank_interval_holds_the_rank(sets: int, methods: int, seed: int) -> N
 
 
 def test_the_name_of_the_test_is_that_of_the_test_made() -> None:
-    assert "sign-flip" in stats.test_name(stats.FEWEST_TO_FLIP)
-    assert "paired t tests over data sets" in stats.test_name(stats.FEWEST_TO_GENERALISE)
-    assert "says nothing about others" in stats.test_name(2)
+    assert "sign-flip" in stats.test_name(stats.FEWEST_TO_FLIP, 3)
+    assert "paired t tests over data sets" in stats.test_name(stats.FEWEST_TO_GENERALISE, 1)
+    assert "over seeds and test images" in stats.test_name(2, 3)
+    assert "nor one seed about more" in stats.test_name(2, 1)

@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from harness.results import Loaded, cell_key, score
-from harness.stats import ALPHA, pairwise
+from harness.stats import ALPHA, pairwise, rank_intervals
 from harness.table import make_table
 from harness.types import Identity, Result
 
@@ -139,6 +139,19 @@ def test_on_two_data_sets_large_differences_are_seen() -> None:
     found = power((2.0, 6.0), 4, 2, USUAL, boards=200)
     assert found[2.0] < found[6.0]
     assert found[6.0] > 0.5
+
+
+@pytest.mark.parametrize("sets", [2, 11])
+def test_rank_intervals_hold_the_true_ranks(sets: int) -> None:
+    """Methods a point apart: in at most the stated share of leaderboards does any interval miss its method's place."""
+    rng, missed = np.random.default_rng(2), 0
+    for _ in range(300):
+        accuracy, images = leaderboard(rng, 5, sets, spread=KIN)
+        accuracy = [found - 1.0 * np.arange(5) for found in accuracy]
+        means = np.mean([found.mean(0) for found in accuracy], axis=0)
+        intervals = rank_intervals(means.tolist(), pairwise(accuracy, images))
+        missed += not all(low <= place <= high for place, (low, high) in enumerate(intervals, start=1))
+    assert missed / 300 <= ALPHA + 3 * (ALPHA * (1 - ALPHA) / 300) ** 0.5
 
 
 def as_records(accuracy: Sequence[NDArray[np.float64]], images: Sequence[int]) -> list[Result]:
