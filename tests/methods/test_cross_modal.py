@@ -67,3 +67,8 @@ def test_training_lowers_the_loss_on_the_support_set():
 
 def test_it_counts_one_head():
     assert CrossModal(iterations=1).fit(example_episode((2, 3), dim=7)).trained_parameters() == 14
+
+
+def test_iterations_grow_with_the_images_up_to_the_references():
+    assert [CrossModal()._iterations(n) for n in (20, 640, 32_000)] == [800, 1600, 12_800]
+    assert CrossModal(iterations=5)._iterations(640) == 5
