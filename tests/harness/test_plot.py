@@ -466,6 +466,14 @@ def test_records_of_older_data_are_refused_or_left_out(store: Path, harness_comm
     assert {row["method"] for row in rows_of(Path("x.csv")) if row["panel"] == "a"} == {"new"}
 
 
+def test_filters_leave_a_method_its_colour(store: Path, harness_command: Command) -> None:
+    harness_command("plot", "accuracy", "--methods", "zero", "--output", "x.svg")
+    text = Path("x.svg").read_text().lower()
+    look = looks(["tip", "zero"])
+    assert look["zero"].colour.lower() in text
+    assert look["tip"].colour.lower() not in text
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
