@@ -33,6 +33,7 @@ def train_imo(options: Namespace) -> int:
     imo.check(settings)
     name, root, classes, entries = _training_images(options.data)
     model = encoder.load(options.encoder, options.device, "fp32")  # half precision has no room for small gradients
+    imo.tower(model)  # refuses others before any image is read
     path = options.output or imo.place(model.name)
     epochs: list[dict[str, Any]] = []
     note(f"{name}: {len(entries)} images of {len(classes)} classes; reading them for the fingerprint")

@@ -151,7 +151,7 @@ def start(encoder: Encoder, settings: Settings) -> Adapters:
     """Untrained adapters: Down uniform in +-1/sqrt(W) (Kaiming, a = sqrt 5), all else zero."""
     import torch
 
-    blocks, width = _tower(encoder)
+    blocks, width = tower(encoder)
     generator = torch.Generator().manual_seed(settings.seed)
     weights = {
         name: _uniform(shape, width, generator) if name.endswith("down.weight") else torch.zeros(shape)
@@ -166,8 +166,8 @@ def _uniform(shape: tuple[int, ...], inputs: int, generator: Any) -> Tensor:
     return torch.empty(shape).uniform_(-1 / math.sqrt(inputs), 1 / math.sqrt(inputs), generator=generator)
 
 
-def _tower(encoder: Encoder) -> tuple[Sequence[Any], int]:
-    """The visual blocks of an encoder and their width."""
+def tower(encoder: Encoder) -> tuple[Sequence[Any], int]:
+    """The visual blocks of an encoder and their width; raises UsageError where it has no such blocks."""
     from open_clip.transformer import VisionTransformer
 
     visual = encoder.model.visual
@@ -183,7 +183,7 @@ def _tower(encoder: Encoder) -> tuple[Sequence[Any], int]:
 @contextmanager
 def attached(encoder: Encoder, adapters: Adapters, drop: Callable[[Tensor], Tensor] | None = None) -> Iterator[None]:
     """Inside, `encoder.image` gives adapted features; outside, the original ones. `drop` acts in training alone."""
-    blocks, _ = _tower(encoder)
+    blocks, _ = tower(encoder)
     assert len(blocks) == adapters.blocks, "adapters are for a tower of another depth"
     handles = []
     try:
@@ -396,7 +396,7 @@ def load(found: Found, encoder: Encoder) -> Adapters:
     import torch
     from safetensors.torch import load_file
 
-    blocks, width = _tower(encoder)
+    blocks, width = tower(encoder)
     try:
         weights = load_file(found.path)
     except Exception as error:  # whatever a damaged file makes the reader raise
@@ -411,7 +411,7 @@ def load(found: Found, encoder: Encoder) -> Adapters:
 
 def card_of(encoder: Encoder, settings: Settings, trained_on: TrainingSet) -> Card:
     """The card for adapters of this encoder."""
-    blocks, width = _tower(encoder)
+    blocks, width = tower(encoder)
     return Card(
         encoder=encoder.name,
         weights=encoder.fingerprint["weights"],
