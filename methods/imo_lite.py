@@ -42,6 +42,7 @@ class ImoLite(Tip):
     title = "IMO-lite (stand-in)"
     paper = "ours, after Kravets and Namboodiri, CLIP Adaptation by Intra-modal Overlap Reduction, 2409.11338"
     year = 2024
+    parameters = "2 * 64 * D + 64 + D + C * D"
     deterministic = False
     fit_grid = {"steps": (50, 200)}
 
