@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -389,7 +389,7 @@ def _critical_difference(table: Table, look: Mapping[str, Look]) -> Plot:
     fewest = min(point["data_sets"] for point in data)
     if fewest < FEWEST_TO_FLIP:
         notes.append(f"Weak: ranks over {fewest} data sets say little about other data sets.")
-    tests = sorted({test_name(len(_sets(rows, table))) for rows in groups.values()})
+    tests = sorted({_test(rows[0], _sets(rows, table)) for rows in groups.values()})
     said = [
         "Mean rank over data sets, 1 is best, equal accuracies share a rank. Bars join methods that are not separable "
         f"at the level of {ALPHA:.0%} for all pairs together, by accuracy: {'; '.join(tests)}.",
@@ -423,6 +423,11 @@ def _mean_ranks(rows: Sequence[Row], sets: Sequence[str]) -> dict[str, float]:
             places.append(above + (equal + 1) / 2)
         ranks[row.method] = fmean(places)
     return ranks
+
+
+def _test(row: Row, sets: Sequence[str]) -> str:
+    seeds = Counter(name for name, _ in row.accuracy if name in sets)
+    return test_name(len(sets), min(seeds.values()))
 
 
 def _apart(rows: Sequence[Row], sets: Sequence[str]) -> list[list[bool]]:
