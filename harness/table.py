@@ -18,7 +18,7 @@ POLICIES = ("none", "support-cv", "val-min4", "val-full", UNRANKED)  # in the or
 Pair = tuple[str, int]  # data set, seed
 DRAWN = ("shots", "support", "features")  # digests that differ from seed to seed
 ADAPTED = ("adapter", "adapter_trained_on")  # digests of a second feature space: only some methods have them
-OWN = (*DRAWN, *ADAPTED)
+OWN = frozenset((*DRAWN, *ADAPTED))
 Group = tuple[str, int, str, str]  # encoder, shots, selection, prompts: what is ranked together
 
 
@@ -163,10 +163,10 @@ def _data_set(result: Result) -> tuple[str, ...]:
     return who.dataset, who.encoder, who.prompts
 
 
-def made_from(result: Result) -> tuple[Any, ...]:
+def made_from(result: Result) -> tuple[str, dict[str, str]]:
     """The split by name, and digests of all that a result is made from, but for the drawn shots and what follows
     from them."""
-    return result.identity.split, frozenset([item for item in result.digests.items() if item[0] not in OWN])
+    return result.identity.split, {name: value for name, value in result.digests.items() if name not in OWN}
 
 
 def sources_of(results: Sequence[Result]) -> dict[str, str]:
@@ -351,15 +351,15 @@ def _caption(results: Sequence[Result]) -> str:
         return "No records."
 
     def all_of(values: Iterable[Any]) -> str:
-        return ", ".join(str(value) for value in sorted(set(values), key=lambda v: (str(type(v)), v)))
+        return ", ".join(map(str, sorted(values)))
 
-    who = [result.identity for result in results]
-    machines = all_of({_machine(result) for result in results})
-    seeds = {w.seed for w in who}
+    kinds = {(w.seed, w.encoder, w.selection, w.prompts) for w in (result.identity for result in results)}
+    seeds, encoders, selections, prompts = (set(values) for values in zip(*kinds, strict=True))
+    machines = {_machine(result) for result in results}
     return (
         f"Accuracy in %, mean over seeds {all_of(seeds)} ± half width of its 95 % t interval{_worth(len(seeds))}. "
-        f"Encoder {all_of(w.encoder for w in who)}; selection {all_of(w.selection for w in who)}; "
-        f"prompts {all_of(w.prompts for w in who)}. Computed on {machines}."
+        f"Encoder {all_of(encoders)}; selection {all_of(selections)}; prompts {all_of(prompts)}. "
+        f"Computed on {all_of(machines)}."
     )
 
 
