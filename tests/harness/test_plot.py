@@ -17,11 +17,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import plot
+from harness import plot, stats
 from harness.errors import NotComparable, NothingSelected, UsageError
 from harness.figure import image, looks, shown
 from harness.results import Loaded, Store, cell_key, score
-from harness.stats import t95, test_name
+from harness.stats import t95
 from harness.table import make_table
 from harness.types import Identity, Result, Timing
 
@@ -293,7 +293,7 @@ def test_mean_ranks_are_those_computed_by_hand() -> None:
         "x": pytest.approx((1 + 1.5 + 3) / 3), "y": pytest.approx((2 + 1.5 + 1) / 3), "z": pytest.approx((3 + 3 + 2) / 3),
     }  # fmt: skip
     texts = written(found.figure)
-    assert test_name(3, 3) in texts.replace("\n", " ")
+    assert stats.test_name(3, 3) in texts.replace("\n", " ")
     assert all(text in texts for text in ("y  1.50", "x  1.83", "2.67  z", "Weak: ranks over 3 data sets"))
 
 
