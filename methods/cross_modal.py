@@ -26,9 +26,9 @@ class CrossModal(Method):
     Trained parameters: C * D. Cost grows with iterations * batch * C * D, for each of twelve runs.
     Reference settings: AdamW, learning rate 1e-3 or 1e-4, weight decay 0, 1e-4 or 0.01, batch 8 or 32 (half of it
     texts), 50 steps of warm-up, then a cosine; validation stops a run early and chooses between runs.
-    Where we differ: as many iterations as ten epochs of batch 8 take, at least 800, at most the 12,800 that the reference
-    takes everywhere, thousands of epochs of a few images; a run is stopped at one of its eighths, the start included,
-    in place of every 100 steps.
+    Where we differ: as many iterations as ten epochs of batch 8 take, at least 800, at most the 12,800 that the
+    reference takes everywhere, thousands of epochs of a few images; a run is stopped at one of its eighths, the start
+    included, in place of every 100 steps.
     A stored view stands in for the mirrored centre crop. Half a batch that is larger than its set shrinks to the set,
     where the reference drops that batch size, and stops if none is left. Runs of a batch size see the same batches
     and are trained side by side. Its second head, CLIP-Adapter before the linear layer, is left out.

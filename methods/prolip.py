@@ -13,6 +13,8 @@ from harness.types import Episode, Method
 from methods import _maths
 from methods.rla import train_map
 
+AREA = (0.5, 1.0)  # share of the image that a crop shows
+
 
 @dataclass
 class ProLip(Method):
@@ -24,8 +26,9 @@ class ProLip(Method):
     features from before the projection, so this one goes through the encoder, which itself stays as it is. Trained
     parameters: W * D (ViT-B: 768 * 512, RN50: 2,048 * 1,024; b, of ResNets alone, is kept). Cost grows with drawn * N
     images through the tower, once, then with epochs * N * D * (W + C); scoring runs the tower once per query and rate.
-    Reference settings, kept: full batch, 300 epochs, one view of every image per epoch, Adam with eps 1e-4, cosine to
-    0. Without validation: strength 1 / K and rate 1e-5; with validation: rates from 1e-5 to 1e-2, the gentlest first.
+    Reference settings, kept: full batch, 300 epochs, one view of every image per epoch (crops of half to all of it,
+    mirrored half the time), Adam with eps 1e-4, cosine to 0. Without validation: strength 1 / K and rate 1e-5; with
+    validation: rates from 1e-5 to 1e-2, the gentlest first.
     Where we differ: `drawn` views of each image in turn, where the reference draws 300; the smaller rates (to 1e-8)
     and other strengths of its search are left out; fp32.
     """
@@ -51,7 +54,7 @@ class ProLip(Method):
         start, self.bias = take_projection(self.model)  # (W, D), (D,)
         rows = list(range(len(episode.support)))
         seen = [
-            torch.cat([self._encode(episode.images.augmented(rows[at : at + 64], draw)) for at in rows[::64]])
+            torch.cat([self._encode(episode.images.augmented(rows[at : at + 64], draw, AREA)) for at in rows[::64]])
             for draw in range(self.drawn)
         ]
         images = torch.stack(seen)  # (V, N, W)
