@@ -53,6 +53,8 @@ class EmDirichlet(Method):
             raise UsageError(f"No solver {self.solver!r} for em_dirichlet. Known: newton, mm.")
         self.weight = episode.text.weight  # (C, D)
         classes = len(self.weight)
+        if self.present is not None and not 1 <= self.present <= classes:
+            raise UsageError(f"present={self.present} for em_dirichlet: a number of classes from 1 to {classes}.")
         one_hot = functional.one_hot(episode.support.label, classes).double()  # (N, C)
         self.total = one_hot.T @ self._log_z(episode.support.image).double()  # (C, C) sums of log z
         self.count = one_hot.sum(0)  # (C,)

@@ -8,6 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from harness.errors import UsageError
 from harness.types import Episode, Method
 from methods import _gauss, _maths
 
@@ -29,13 +30,15 @@ class Lda(Method):
     One shot has no spread, S = 0: Sigma is the identity then, and the nearest class mean wins.
     """
 
-    shrinkage: float | None = None  # rho, 0 to 1; None: Ledoit and Wolf's estimate
+    shrinkage: float | None = None  # rho, above 0 to 1; None: Ledoit and Wolf's estimate
 
     title = "Shrunk LDA"
     paper = "Friedman, Regularized Discriminant Analysis, JASA 84, 1989; Ledoit & Wolf, JMVA 88, 2004"
     year = 2004
 
     def fit(self, episode: Episode) -> Self:
+        if self.shrinkage is not None and not 0 < self.shrinkage <= 1:
+            raise UsageError(f"shrinkage={self.shrinkage} for lda: above 0, at most 1; leave it out for an estimate.")
         support, counts = _maths.class_major(episode.support, len(episode.text.classes))
         image = _maths.unit(support.image)  # (N, D)
         of = _gauss.moments(image[None], counts)

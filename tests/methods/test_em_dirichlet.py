@@ -139,3 +139,9 @@ def test_the_support_set_leads():
 def test_an_unknown_solver_is_refused():
     with pytest.raises(UsageError, match=r"'em'.*newton, mm"):
         EmDirichlet(solver="em").fit(example_episode((2, 2)))
+
+
+@pytest.mark.parametrize("present", [0, 3])
+def test_more_or_fewer_classes_than_there_can_be_are_refused(present):
+    with pytest.raises(UsageError, match=rf"present={present}.*from 1 to 2"):
+        EmDirichlet(present=present).fit(example_episode((2, 2)))

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from harness.contract import example_episode, example_queries
+from harness.errors import UsageError
 from harness.types import Features, Method
 from methods import _gauss
 from methods.gda import Gda
@@ -161,6 +162,12 @@ def test_full_shrinkage_is_the_nearest_class_mean():
     image, _ = example_queries(episode)
     mean = torch.stack([episode.support.image[episode.support.label == c].mean(0) for c in range(3)])
     assert torch.equal(Lda(shrinkage=1.0).fit(episode).logits(image).argmax(1), torch.cdist(image, mean).argmin(1))
+
+
+@pytest.mark.parametrize("shrinkage", [0.0, 1.5])
+def test_shrinkage_out_of_range_is_refused(shrinkage):
+    with pytest.raises(UsageError, match="above 0, at most 1"):
+        Lda(shrinkage=shrinkage).fit(example_episode((2, 2)))
 
 
 def test_moments_of_two_sets_add_up():

@@ -1,5 +1,6 @@
 """TIP-X votes by text signatures as its formula says, and its three-way search counts what scoring counts."""
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -101,3 +102,16 @@ def test_the_grid_is_the_references_whatever_the_data_set():
     assert {name: len(values) for name, values in method.logit_grid.items()} == {"alpha": 20, "beta": 200, "gamma": 50}
     assert method.logit_grid["gamma"][1] == pytest.approx(0.1 + 29.9 / 50)
     assert max(method.logit_grid["beta"]) < 50
+
+
+def test_the_search_is_a_hundred_times_faster_than_scoring_every_point():
+    episode = example_episode((8,) * 10, raw=True)
+    method, (image, label) = TipX().fit(episode), example_queries(episode, each=10, raw=True)
+    method.sweep(image, label)
+    start = time.process_time()
+    method.sweep(image, label)
+    fast = time.process_time() - start
+    method.logit_grid = {"alpha": [0.1, 1.0], "beta": [1.0, 2.0], "gamma": [0.1 * k for k in range(10)]}
+    start = time.process_time()
+    Method.sweep(method, image, label)
+    assert (time.process_time() - start) * 5000 > 100 * fast  # 40 of 200,000 points
