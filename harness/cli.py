@@ -373,7 +373,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         return parser.parse_args(arguments)
     path, leaf = _leaf(parser, arguments)
     flags = {_flag_name(action): action for action in leaf._actions if action.option_strings and action.dest != "help"}
-    prefix = "HARNESS_" + "_".join(path).upper() + "_"
+    prefix = "HARNESS_" + "_".join(path).upper().replace("-", "_") + "_"
     environment = {name: os.environ[prefix + name.upper()] for name in flags if prefix + name.upper() in os.environ}
     if "config" in flags:
         config = parser.parse_args(arguments).config or environment.get("config")

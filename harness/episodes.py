@@ -214,7 +214,8 @@ class PackSource:
         return {field: str(value) for field, value in self.pack.info.fingerprint.get(name, {}).items()}
 
     def remarks(self, space: str) -> tuple[str, ...]:
-        return ()
+        trained_on = self.space(space).get("adapter_trained_on", "").rpartition(" ")[0]  # name and digest
+        return (imo.TRAINED_HERE,) if trained_on and trained_on in (self.name, self.origin) else ()
 
     def prepare(self, wanted: Iterable[tuple[int, int]], views: int, watch: Watch, space: str = "") -> float:
         return 0.0

@@ -32,6 +32,7 @@ SPACE = "imo"  # what methods call the second feature space
 FILE = "imo.safetensors"
 NORMALISATION = ("none", "clip")  # of the pixels in training; the released code trains without and evaluates with
 LEAST_WIDTH = 8
+TRAINED_HERE = "the image adapters were trained on this data set"  # what its results must say
 
 
 # -- what the file says ------------------------------------------------------------------------------
@@ -61,7 +62,7 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     def shared_with(self, dataset: str, classes: Iterable[str]) -> str:
         """What a result on a data set must say of this one: empty where they have nothing in common."""
         if dataset == self.name:
-            return "the image adapters were trained on this data set"
+            return TRAINED_HERE
         ours = {name.casefold() for name in self.classes}
         theirs = [name.casefold() in ours for name in classes]
         told = f"the image adapters were trained on classes of the same names: {sum(theirs)} of {len(theirs)}"

@@ -88,7 +88,7 @@ def run(*methods: str, datasets: str = "colours", **spec: Any) -> list[Result]:
     return report.computed
 
 
-def with_second(folder: Path, seed: int = 7) -> Path:
+def with_second(folder: Path, seed: int = 7, trained_on: str = "flowers 123") -> Path:
     """A pack like another, with a second space of made-up features in every part."""
     pack = cache.open_pack(folder)
     generator = torch.Generator().manual_seed(seed)
@@ -99,7 +99,7 @@ def with_second(folder: Path, seed: int = 7) -> Path:
     info = pack.info
     return cache.write_pack(
         folder.with_name("doubled"), dataset="doubled", encoder=info.encoder, classes=info.classes, scale=info.scale,
-        fingerprint={"imo": {"adapter": "abc", "adapter_trained_on": "flowers 123"}}, parts=parts,
+        fingerprint={"imo": {"adapter": "abc", "adapter_trained_on": trained_on}}, parts=parts,
     ).folder  # fmt: skip
 
 
@@ -248,6 +248,21 @@ def test_the_record_says_what_the_adapters_saw_of_a_data_set(pictures: str) -> N
     assert "the image adapters were trained on classes of the same names: 1 of 3" in run("tip_imo")[0].notes
     keep_adapters(name=pictures)
     assert "the image adapters were trained on this data set" in run("tip_imo")[0].notes
+
+
+def test_a_pack_says_it_too(make_pack: MakePack) -> None:
+    with_second(make_pack(), trained_on="doubled 123")
+    assert (
+        "the image adapters were trained on this data set" in run("tip_imo", datasets="doubled", encoder=None)[0].notes
+    )
+
+
+def test_flags_of_train_imo_can_come_from_the_environment(
+    home: Path, harness_command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HARNESS_ENCODER_TRAIN_IMO_EPOCHS", "0")
+    code, _, err = harness_command("encoder", "train-imo", "--data", "demo_shapes", "--encoder", "demo")
+    assert code == 2 and "--epochs 0" in err
 
 
 def test_without_adapters_the_command_to_train_them_is_named(
