@@ -122,6 +122,8 @@ def _add_run(commands: Any) -> None:
     )
     run.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:0")
     run.add_argument("--executor", default="local", help="local (default)")
+    run.add_argument("--isolate", action="store_true", help="fit and score each cell in a process without test data")
+    run.add_argument("--timeout", type=float, metavar="SECONDS", help="with --isolate: end a cell that takes longer")
     run.add_argument("--config", type=Path, metavar="FILE.toml", help="flags of this command from the table [run]")
     run.add_argument("--force", action="store_true", help="compute again what is done already")
     run.add_argument("--dry-run", action="store_true", help="print the plan and stop")

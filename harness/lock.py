@@ -79,6 +79,11 @@ def protect(folder: Path) -> None:
         _roots.append(root)
 
 
+def protected() -> list[str]:
+    """Every protected folder."""
+    return [*_roots]
+
+
 def permit(files: Iterable[Path]) -> None:
     """Let a method open these files and no others below protected folders: its own support images."""
     _permitted.clear()

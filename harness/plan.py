@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,8 @@ class RunSpec:
     device: str = "auto"
     executor: str = "local"
     force: bool = False
+    isolate: bool = False  # every cell in a process of its own; results are the same, and so are their keys
+    timeout: float | None = None  # seconds that an isolated cell may take
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,8 @@ class Plan:
     missing: list[Cell]
     device: str
     selection: str
+    isolate: bool = False
+    timeout: float | None = None
 
     def by_source(self) -> Iterator[tuple[Source, list[Cell]]]:
         """Missing cells grouped by data set, so that each is prepared once."""
@@ -110,8 +115,8 @@ def make_plan(spec: RunSpec, store: Store, note: Note = lambda _: None) -> Plan:
                 cells += [_cell(source, shifted, method, shot, seed, spec.selection) for method in here]
     missing = cells if spec.force else [cell for cell in cells if not _done(cell, store)]
     for cell in missing:
-        _refuse_unsupported(cell)
-    return Plan(cells, missing, device, spec.selection)
+        _refuse_unsupported(cell, spec.isolate)
+    return Plan(cells, missing, device, spec.selection, spec.isolate, spec.timeout)
 
 
 def _methods(asked: Sequence[str]) -> list[MethodSpec]:
@@ -122,8 +127,13 @@ def _methods(asked: Sequence[str]) -> list[MethodSpec]:
         return find.methods(asked)
 
 
-def _refuse_unsupported(cell: Cell) -> None:
-    """Raise UsageError for a method that needs what this data set does not have."""
+def _refuse_unsupported(cell: Cell, isolate: bool) -> None:
+    """Raise UsageError for a method that needs what this data set, or a process of its own, does not have."""
+    if cell.method.trains_encoder and isolate:
+        raise UsageError(
+            f"{cell.method.name} trains through the encoder, which --isolate cannot hand over; "
+            f"leave out --isolate, or {cell.method.name}."
+        )
     if cell.method.trains_encoder and cell.source.root is None:
         raise UsageError(
             f"{cell.method.name} trains through the encoder and needs images, but {cell.source.name} is a pack of "
@@ -166,6 +176,12 @@ def _tell_left_out(spec: RunSpec, methods: Sequence[MethodSpec], note: Note) -> 
 def _check_spec(spec: RunSpec) -> None:
     if spec.selection not in SELECTIONS:
         raise UsageError(unknown("selection policy", spec.selection, SELECTIONS))
+    if spec.isolate and spec.selection == "oracle":
+        raise UsageError("--selection oracle shows test labels to the method, --isolate keeps them from it; drop one.")
+    if spec.isolate and sys.platform == "win32":
+        raise UsageError("--isolate needs Linux or macOS.")
+    if spec.timeout is not None and (not spec.isolate or not spec.timeout > 0):
+        raise UsageError("--timeout takes seconds above 0, and needs --isolate: only a process can be ended.")
     if spec.executor != "local":
         raise UsageError(f"--executor {spec.executor} is not available in this version; use --executor local.")
     for shots in spec.shots:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from harness import clock, lock, machine
+from harness import clock, isolate, lock, machine
 from harness.episodes import Held, Source
 from harness.errors import HarnessError
 from harness.files import cache_root, data_root
@@ -86,7 +86,7 @@ def _run_source(source: Source, cells: Sequence[Cell], store: Store, report: Rep
         return
     for cell in cells:
         with _global_state_kept():
-            computed = run_cell(cell, report.plan.device, extract_s)
+            computed = run_cell(cell, report.plan.device, extract_s, report.plan.isolate, report.plan.timeout)
         results = [store.write(result) for result in computed]
         report.computed.extend(results)
         watch.cell(cell, results)
@@ -122,21 +122,24 @@ def _prepare(source: Source, cells: Sequence[Cell], watch: Watch) -> float:
     return seconds + sum(target.prepare((), 0, watch, space) for target in shifted.values())
 
 
-def run_cell(cell: Cell, device: str, extract_s: float) -> list[Result]:
+def run_cell(
+    cell: Cell, device: str, extract_s: float, isolated: bool = False, timeout: float | None = None
+) -> list[Result]:
     """Fit, tune and score one cell: one record for its own test set and one for each shifted set."""
     started, begun = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
     clock.reset_peak_memory(device)
     cls, source = cell.method.cls, cell.source
     try:
         before = clock.reference(device)
-        with lock.cell(cls.__module__) as verify:
+        child = isolate.Worker(isolate.asked_as(cls, cell.method.name), timeout) if isolated else None
+        with lock.cell(cls.__module__) as verify, child or nullcontext():
             episode = source.episode(cell.shots, cell.seed, cls)
             held = [record.source.held(cell.shots, cell.seed, cls) for record in cell.records]
             meter = clock.Meter(device)
-            choice = tune(
-                cls, cell.method.overrides, episode, cell.selection, _labelled(held[0], cell.selection), device
-            )
-            costs = [meter.seconds(), *[0.0] * (len(held) - 1)]  # the first test set is that of the fit
+            labelled = _labelled(held[0], cell.selection)
+            choose = child.tune if child else tune
+            choice = choose(cls, cell.method.overrides, episode, cell.selection, labelled, device)
+            costs = [None if child else meter.seconds(), *[0.0] * (len(held) - 1)]  # the first is that of the fit
             common = _common(cell, choice, episode.support.views)
             sets = [(record.source.columns, here) for record, here in zip(cell.records, held, strict=True)]
             classes = len(episode.text.classes)
@@ -146,11 +149,17 @@ def run_cell(cell: Cell, device: str, extract_s: float) -> list[Result]:
                     count(made.prediction, here.test_label(), len(columns) or classes)
                     for made, (columns, here) in zip(predicted, sets, strict=True)
                 ]
-        common["peak_memory_bytes"] = clock.peak_memory_bytes(device)
+        common["peak_memory_bytes"] = child.peak_memory_bytes if child else clock.peak_memory_bytes(device)
         pace = (before + clock.reference(device)) / 2
-        common["provenance"] = _provenance(device, started, begun)
+        common["provenance"] = _provenance(device, started, begun) | (child.provenance() if child else {})
         return [
-            _result(cell, record, test, _timing(choice, test, made, extract_s, device, cost, pace), common)
+            _result(
+                cell,
+                record,
+                test,
+                _timing(choice, test, made, extract_s, device, cost, pace),
+                common,
+            )
             for record, test, made, cost in zip(cell.records, tests, predicted, costs, strict=True)
         ]
     except HarnessError as error:
@@ -178,7 +187,7 @@ def _result(cell: Cell, record: Record, test: Score, timing: Timing, common: dic
 
 
 def _timing(
-    choice: Choice, test: Score, made: _Predicted, extract_s: float, device: str, cost: float, pace: float
+    choice: Choice, test: Score, made: _Predicted, extract_s: float, device: str, cost: float | None, pace: float
 ) -> Timing:
     return Timing(
         extract_s=extract_s,
@@ -187,7 +196,7 @@ def _timing(
         predict_s=made.seconds,
         images_per_s=test.total / made.seconds if made.seconds > 0 else None,
         device=device,
-        cost_s=cost + made.cost,
+        cost_s=None if cost is None else cost + made.cost,
         reference_s=pace,
     )
 
