@@ -11,7 +11,8 @@ from torch import Tensor
 from harness.types import Features
 from methods import _maths
 
-SPREAD = 1e-10  # of the second moment: less spread within classes than this is rounding
+SPREAD = 1e-10  # of the squared lengths: less spread within classes than this is rounding
+ROWS = 512  # of one product in the rows' own precision; products are added up in float64
 
 
 @dataclass(frozen=True)
@@ -19,25 +20,23 @@ class Moments:
     """What a shared Gaussian needs to know of labelled rows, in float64; moments of two sets of rows add up."""
 
     count: Tensor  # (C,) rows of each class
-    total: Tensor  # (C, D) their sum
-    second: Tensor  # (D, D) sum of x x^T over all rows
+    mean: Tensor  # (C, D)
+    scatter: Tensor  # (D, D) sum of z z^T over rows z less their class mean
 
     def __add__(self, other: Moments) -> Moments:
-        return Moments(self.count + other.count, self.total + other.total, self.second + other.second)
+        count = self.count + other.count  # (C,)
+        mean = (self.count[:, None] * self.mean + other.count[:, None] * other.mean) / count[:, None]  # (C, D)
+        apart = self.mean - other.mean  # (C, D): Chan, Golub & LeVeque 1983
+        between = apart.T * (self.count * other.count / count) @ apart  # (D, D)
+        return Moments(count, mean, self.scatter + other.scatter + between)
 
     @property
     def rows(self) -> float:
         return float(self.count.sum())
 
-    @property
-    def mean(self) -> Tensor:
-        """(C, D)."""
-        return self.total / self.count[:, None]
-
-    def scatter(self) -> Tensor | None:
-        """Sum of z z^T over rows z less their class mean, (D, D); None where all rows equal their class mean."""
-        scatter = self.second - self.total.T @ self.mean  # (D, D)
-        return scatter if scatter.trace() > SPREAD * self.second.trace() else None
+    def has_spread(self) -> bool:
+        """Whether any row differs from its class mean by more than rounding."""
+        return bool(self.scatter.trace() > SPREAD * (self.count @ self.mean.square().sum(1)))
 
 
 def view_rows(support: Features) -> Tensor:
@@ -47,14 +46,15 @@ def view_rows(support: Features) -> Tensor:
 
 def moments(images: Tensor, counts: tuple[int, ...]) -> Moments:
     """Of rows (V, N, D), each view in class-major order. Cost: V * N * D^2; memory: one view in float64."""
-    width = images.shape[-1]
-    total = torch.zeros(len(counts), width, dtype=torch.float64, device=images.device)
-    second = torch.zeros(width, width, dtype=torch.float64, device=images.device)
+    count = len(images) * torch.tensor(counts, device=images.device).double()  # (C,)
+    sums = torch.stack([_maths.class_sums(view.double().T, counts).T for view in images])  # (V, C, D)
+    mean = sums.sum(0) / count[:, None]  # (C, D)
+    of_row = mean.repeat_interleave(torch.tensor(counts, device=images.device), 0)  # (N, D)
+    scatter = mean.new_zeros(images.shape[-1], images.shape[-1])
     for view in images:
-        rows = view.double()  # (N, D)
-        total += _maths.class_sums(rows.T, counts).T  # (C, D)
-        second.addmm_(rows.T, rows)
-    return Moments(len(images) * torch.tensor(counts, device=images.device).double(), total, second)
+        for z in (view - of_row).to(view).split(ROWS):  # (b, D)
+            scatter += z.T @ z
+    return Moments(count, mean, scatter)
 
 
 def classifier(covariance: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
@@ -72,8 +72,8 @@ def ridge_classifier(of: Moments) -> tuple[Tensor, Tensor]:
     Where no row differs from its class mean (one shot without views) P is 0, as the pseudo-inverse has it: all classes
     score the same.
     """
-    scatter, width = of.scatter(), of.total.shape[1]
-    if scatter is None:
-        return torch.zeros_like(of.total), torch.full_like(of.count, -math.log(len(of.count)))
+    if not of.has_spread():
+        return torch.zeros_like(of.mean), torch.full_like(of.count, -math.log(len(of.count)))
+    scatter = of.scatter.clone()
     scatter.diagonal().add_(scatter.trace() / (of.rows - 1))
-    return classifier(scatter / width, of.mean)
+    return classifier(scatter / len(scatter), of.mean)

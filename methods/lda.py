@@ -48,11 +48,10 @@ class Lda(Method):
         return self
 
     def _covariance(self, of: _gauss.Moments, image: Tensor, label: Tensor) -> tuple[Tensor, float]:
-        scatter = of.scatter()
-        identity = torch.eye(of.total.shape[1]).to(of.total)
-        if scatter is None:
+        identity = torch.eye(len(of.scatter)).to(of.scatter)
+        if not of.has_spread():
             return identity, 1.0
-        covariance = scatter / of.rows  # (D, D)
+        covariance = of.scatter / of.rows  # (D, D)
         rho = ledoit_wolf(covariance, of.mean, image, label) if self.shrinkage is None else self.shrinkage
         size = covariance.trace() / len(covariance)
         return (1 - rho) * covariance + rho * size * identity, rho

@@ -63,9 +63,9 @@ def test_with_all_channels_and_equal_keys_it_is_tip():
 
 
 def test_the_criterion_is_a_thousand_times_faster_than_the_loops():
-    counts, dim = (4,) * 20, 512
+    counts, dim = (4,) * 60, 256
     generator = torch.Generator().manual_seed(0)
-    keys, text = torch.randn(80, dim, generator=generator), torch.randn(20, dim, generator=generator)
+    keys, text = torch.randn(240, dim, generator=generator), torch.randn(60, dim, generator=generator)
     similarity(keys, counts, text)
     start = time.process_time()
     for _ in range(20):
@@ -73,7 +73,7 @@ def test_the_criterion_is_a_thousand_times_faster_than_the_loops():
     taken = (time.process_time() - start) / 20
     start = time.process_time()
     slow = plain_similarity(keys, counts, text)
-    assert time.process_time() - start > 200 * taken  # 1,000 and more on an idle core; a busy one is given room
+    assert time.process_time() - start > 500 * taken  # 1,000 and more on an idle core; a busy one is given room
     torch.testing.assert_close(fast, slow, atol=1e-4, rtol=1e-4)
 
 

@@ -102,8 +102,8 @@ def test_the_shared_covariance_is_positive_definite():
     episode = example_episode((2, 2), dim=200)  # far fewer rows than dimensions
     counts = (2, 2)
     of = _gauss.moments(episode.support.image[None], counts)
-    scatter = of.scatter()
-    assert scatter is not None
+    scatter = of.scatter
+    assert of.has_spread()
     torch.testing.assert_close(scatter, scatter.T)
     ridge = scatter + scatter.trace() / (of.rows - 1) * torch.eye(200)
     assert torch.linalg.eigvalsh(ridge).min() > 0
