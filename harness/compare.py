@@ -134,10 +134,8 @@ def compare(first: Side, second: Side, *, power: bool = False) -> Report:
     ]
     if not found:
         raise NothingSelected(f"{first.name} and {second.name} have no data set, number of shots and seed in common.")
-    import numpy as np
-
-    corrected = holm(np.array([comparison.p for comparison in found]))
-    found = [replace(one, p_adjusted=float(p)) for one, p in zip(found, corrected, strict=True)]
+    corrected = holm([comparison.p for comparison in found])
+    found = [replace(one, p_adjusted=p) for one, p in zip(found, corrected, strict=True)]
     average = _average(first, second, found)
     if power and average:
         average = replace(average, power=needed(average))

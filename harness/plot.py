@@ -432,12 +432,10 @@ def _test(row: Row, sets: Sequence[str]) -> str:
 
 def _apart(rows: Sequence[Row], sets: Sequence[str]) -> list[list[bool]]:
     """Which pairs are separable, by the test that the table's ties come from."""
-    import numpy as np
-
     pairs = {name: [pair for pair in sorted(rows[0].accuracy) if pair[0] == name] for name in sets}
-    accuracy = [np.array([[row.accuracy[pair] for row in rows] for pair in found]) for found in pairs.values()]
+    accuracy = [[[row.accuracy[pair] for row in rows] for pair in found] for found in pairs.values()]
     images = [min(rows[0].images[pair] for pair in found) for found in pairs.values()]
-    return [[bool(value < ALPHA) for value in line] for line in pairwise(accuracy, images)]
+    return [[value < ALPHA for value in line] for line in pairwise(accuracy, images)]
 
 
 def _cliques(apart: Sequence[Sequence[bool]]) -> list[tuple[int, int]]:

@@ -6,17 +6,18 @@ of a ranking. Whatever pair one then looks at, the first row with any other incl
 pairs are called different though they are equal is at most ALPHA. Tie groups and rank intervals are read off these
 verdicts. `tests/harness/test_stats_simulation.py` measures that chance, and the power, for the assembled procedure.
 
-numpy is loaded only where methods are compared, scipy never: a table must appear at once.
+numpy is loaded only where many data sets are, scipy never: a table must appear at once.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,7 +69,7 @@ def difference_with_interval(differences: Sequence[Sequence[float]], test_varian
     From three data sets on, a data set is the unit: seeds of one data set share its peculiarities and are no
     independent pairs. With one or two, nothing can be said beyond them: the interval is over seeds, and
     `test_variance`, the variance that the number of test images alone gives each mean difference, is added, as in
-    `_over_seeds`, whose test leaves 0 outside exactly where this interval does.
+    `difference_over_seeds`, whose test leaves 0 outside exactly where this interval does.
     """
     means = [math.fsum(found) / len(found) for found in differences]
     pairs = sum(map(len, differences))
@@ -81,18 +82,30 @@ def difference_with_interval(differences: Sequence[Sequence[float]], test_varian
 def difference_over_seeds(differences: Sequence[Sequence[float]], test_variance: Sequence[float]) -> tuple[Mean, float]:
     """Mean of paired differences on these very data sets with its 95 % interval, and the p value of no difference.
 
-    As `_over_seeds`, for one pair. Without any spread and any test images nothing is known: p is 1.
+    The error of a difference has two parts: what draws of shots do, estimated from S seeds, and what the choice
+    of test images does, `test_variance`. The latter is the same for all seeds and so is not divided by their number.
+    The tail is that of t with S - 1 degrees and of the normal, weighted by the two parts; with two seeds that of t
+    with 1. With one seed the first part is unknown and left out: the verdict is about those very shots. Without any
+    spread and any test images nothing is known: p is 1.
     """
-    import numpy as np
+    total, error, share, seeds = _over_seeds(differences, test_variance)
+    half = mixed_point(share, seeds) * error / len(differences) if error else 0.0
+    return Mean(total / len(differences), half, sum(map(len, differences))), _p_over_seeds(differences, test_variance)
 
-    sets, seeds = len(differences), min(map(len, differences))
-    seeds_part, images_part = sum(map(_variance_of_mean, differences)), sum(test_variance)
-    error = math.sqrt(seeds_part + images_part)
-    total = math.fsum(math.fsum(found) / len(found) for found in differences)
-    share = seeds_part / (seeds_part + images_part) if error else 0.0
-    mean = Mean(total / sets, mixed_point(share, seeds) * error / sets, sum(map(len, differences)))
-    ratio = abs(total) / error if error else 0.0
-    return mean, float(_mixed_tail(np.array([ratio]), np.array([share]), seeds)[0])
+
+def _p_over_seeds(differences: Sequence[Sequence[float]], test_variance: Sequence[float]) -> float:
+    total, error, share, seeds = _over_seeds(differences, test_variance)
+    return _mixed_tail(abs(total) / error, share, seeds) if error else 1.0
+
+
+def _over_seeds(
+    differences: Sequence[Sequence[float]], test_variance: Sequence[float]
+) -> tuple[float, float, float, int]:
+    """Sum of the data sets' mean differences, its standard error, the share of seeds in its square, and how many."""
+    total = round(math.fsum(math.fsum(found) / len(found) for found in differences), 9)
+    seeds_part = math.fsum(map(_variance_of_mean, differences))
+    variance = seeds_part + math.fsum(test_variance)
+    return total, math.sqrt(variance), seeds_part / variance if variance else 0.0, min(map(len, differences))
 
 
 def count_variance(accuracy: float, total: int) -> float:
@@ -133,36 +146,64 @@ def test_name(sets: int, seeds: int) -> str:
     )
 
 
-def pairwise(accuracy: Sequence[NDArray[np.float64]], images: Sequence[int]) -> NDArray[np.float64]:
+def pairwise(accuracy: Sequence[Sequence[Sequence[float]]], images: Sequence[int]) -> list[list[float]]:
     """p values of all pairs of methods, (M, M), corrected so that ALPHA is the level of the whole ranking.
 
     `accuracy` holds (S, M) percentages per data set, `images` its number of test images. Seeds of a data set are
-    averaged first. Cost: F * D * Q multiplications, below a millisecond for a dozen methods.
+    averaged first. Cost: F * D * Q multiplications, about a millisecond for a dozen methods.
 
     - Six data sets or more: all sign flips of whole data sets, single maximum over pairs, step-down (Westfall and
       Young 1993; Romano and Wolf, JASA 100, 2005). If two methods are equal, the difference on a data set was as
       likely the other way round. Flipping a data set for all pairs together keeps how the pairs hang together, so
       the level is exact without assuming normality or data sets of one variance.
     - Three to five: paired t tests over data sets, corrected after Holm (1979).
-    - One or two: see `_over_seeds`; Holm.
+    - One or two: `difference_over_seeds`, Holm. Its part of the test images is bounded by the sum of both methods'
+      binomial variances, the value for separate images. On shared images methods err together, so the bound is wide,
+      but without the answers to each image no better one is known.
     """
+    means = [[math.fsum(values) / len(found) for values in zip(*found, strict=True)] for found in accuracy]  # (D, M)
+    methods = len(means[0])
+    pairs = list(itertools.combinations(range(methods), 2))  # (Q,)
+    if len(means) >= FEWEST_TO_FLIP:
+        p = _over_many_sets(means)
+    elif len(means) >= FEWEST_TO_GENERALISE:
+        p = holm([_t_test([row[i] - row[j] for row in means]) for i, j in pairs])
+    else:
+        p = _over_few_sets(accuracy, images, pairs)
+    matrix = [[1.0] * methods for _ in range(methods)]
+    for (i, j), value in zip(pairs, p, strict=True):
+        matrix[i][j] = matrix[j][i] = value
+    return matrix
+
+
+def _over_few_sets(
+    accuracy: Sequence[Sequence[Sequence[float]]], images: Sequence[int], pairs: Sequence[tuple[int, int]]
+) -> list[float]:
+    """Corrected p values of pairs on these very data sets, (S, M) each -> (Q,)."""
+    variance = [
+        [
+            math.fsum(count_variance(value, total) for value in values) / len(found)
+            for values in zip(*found, strict=True)
+        ]
+        for found, total in zip(accuracy, images, strict=True)
+    ]  # (D, M)
+    raw = []
+    for i, j in pairs:
+        differences = [[seed[i] - seed[j] for seed in found] for found in accuracy]
+        raw.append(_p_over_seeds(differences, [row[i] + row[j] for row in variance]))
+    return holm(raw)
+
+
+def _over_many_sets(means: Sequence[Sequence[float]]) -> list[float]:
+    """Corrected p values of all pairs, (D, M) -> (Q,)."""
     import numpy as np
 
-    methods = accuracy[0].shape[1]
-    first, second = np.triu_indices(methods, 1)  # (Q,), (Q,)
-    means = np.stack([found.mean(axis=0) for found in accuracy])  # (D, M)
-    differences = means[:, first] - means[:, second]  # (D, Q)
+    table = np.array(means)  # (D, M)
+    first, second = np.triu_indices(table.shape[1], 1)  # (Q,), (Q,)
+    differences = table[:, first] - table[:, second]  # (D, Q)
     differences[np.abs(differences) < 1e-9] = 0.0  # rounding of equal accuracies
-    if len(means) >= FEWEST_TO_FLIP:
-        p = _sign_flips(differences)
-    elif len(means) >= FEWEST_TO_GENERALISE:
-        error = differences.std(axis=0, ddof=1) / math.sqrt(len(means))  # (Q,)
-        p = holm(_t_tail(_ratio(np.abs(differences.mean(axis=0)), error), len(means) - 1))
-    else:
-        p = holm(_over_seeds(accuracy, images, first, second))
-    matrix = np.ones((methods, methods))
-    matrix[first, second] = matrix[second, first] = p
-    return matrix
+    p: list[float] = _sign_flips(differences).tolist()
+    return p
 
 
 def _sign_flips(differences: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -208,97 +249,59 @@ def _signs(sets: int) -> NDArray[np.float64]:
     return signs
 
 
-def _over_seeds(
-    accuracy: Sequence[NDArray[np.float64]], images: Sequence[int], first: Any, second: Any
-) -> NDArray[np.float64]:
-    """p values of pairs of methods on these very data sets, (Q,), not yet corrected.
-
-    The error of a difference has two parts: what draws of shots do, estimated from S seeds, and what the choice
-    of test images does. The latter is bounded by the sum of both methods' binomial variances, the value for
-    separate images; on shared images methods err together, so the bound is wide, but without the answers to each
-    image no better one is known. It is the same for all seeds and so is not divided by their number. The tail is
-    that of t with S - 1 degrees and of the normal, weighted by the two parts; with two seeds that of t with 1.
-    With one seed the first part is unknown and left out: the verdict is about those very shots.
-    """
-    import numpy as np
-
-    mean = np.zeros(len(first))
-    seeds_part, images_part = np.zeros(len(first)), np.zeros(len(first))
-    for found, total in zip(accuracy, images, strict=True):
-        difference = found[:, first] - found[:, second]  # (S, Q)
-        mean += difference.mean(axis=0)
-        if len(difference) > 1:
-            seeds_part += difference.var(axis=0, ddof=1) / len(difference)
-        of_method = np.array([[count_variance(value, total) for value in row] for row in found]).mean(axis=0)  # (M,)
-        images_part += of_method[first] + of_method[second]
-    mean[np.abs(mean) < 1e-9] = 0.0
-    ratio = _ratio(np.abs(mean), np.sqrt(seeds_part + images_part))
-    return _mixed_tail(ratio, seeds_part / (seeds_part + images_part), min(map(len, accuracy)))
+def _t_test(differences: Sequence[float]) -> float:
+    """p value of the paired t test."""
+    found = [round(value, 9) for value in differences]
+    mean, error = math.fsum(found) / len(found), math.sqrt(_variance_of_mean(found))
+    if not error:
+        return 0.0 if mean else 1.0
+    return _t_tail(abs(mean) / error, len(found) - 1)
 
 
-def _mixed_tail(ratio: NDArray[np.float64], share: NDArray[np.float64], seeds: int) -> NDArray[np.float64]:
+def _mixed_tail(ratio: float, share: float, seeds: int) -> float:
     """Two-sided tail where this share of the variance is estimated from so many seeds, and the rest is known."""
-    import numpy as np
-
-    tail = np.array([math.erfc(value / math.sqrt(2)) for value in ratio])
-    if seeds > 1:
-        weight = share if seeds > 2 else np.ones_like(share)
-        tail = weight * _t_tail(ratio, seeds - 1) + (1 - weight) * tail
-    return tail
+    normal = math.erfc(ratio / math.sqrt(2))
+    if seeds == 1:
+        return normal
+    weight = share if seeds > 2 else 1.0
+    return weight * _t_tail(ratio, seeds - 1) + (1 - weight) * normal
 
 
 def mixed_point(share: float, seeds: int) -> float:
     """Two-sided 95 % point of `_mixed_tail`, by bisection."""
-    import numpy as np
-
     low, high = 1.9, 12.8  # between the points of the normal and of t with one degree
     for _ in range(40):
         middle = (low + high) / 2
-        outside = _mixed_tail(np.array([middle]), np.array([share]), seeds)[0]
-        low, high = (middle, high) if outside > ALPHA else (low, middle)
+        low, high = (middle, high) if _mixed_tail(middle, share, seeds) > ALPHA else (low, middle)
     return high
 
 
-def _ratio(size: NDArray[np.float64], error: NDArray[np.float64]) -> NDArray[np.float64]:
-    """size / error; 0 where there is no difference, without end where it has no error."""
-    import numpy as np
-
-    out = np.where(size > 0, np.inf, 0.0)
-    np.divide(size, error, out=out, where=error > 1e-9)
-    return out
-
-
-def _t_tail(ratio: NDArray[np.float64], degrees: int) -> NDArray[np.float64]:
+def _t_tail(ratio: float, degrees: int) -> float:
     """Two-sided tail of Student's t by its finite series (Abramowitz and Stegun, 26.7.3 and 26.7.4)."""
-    import numpy as np
-
-    angle = np.arctan(ratio / math.sqrt(degrees))
-    sine, cosine = np.sin(angle), np.cos(angle)
-    term = np.ones_like(angle) if degrees % 2 == 0 else cosine
-    series = np.zeros_like(angle)
+    angle = math.atan(ratio / math.sqrt(degrees))
+    sine, cosine = math.sin(angle), math.cos(angle)
+    even = degrees % 2 == 0
+    term, series = 1.0 if even else cosine, 0.0
     for k in range(degrees % 2, degrees - 1, 2):
         series += term
-        term = term * cosine**2 * (k + 1) / (k + 2)
-    inside = sine * series if degrees % 2 == 0 else 2 / math.pi * (angle + sine * series)
-    tail: NDArray[np.float64] = np.clip(1 - inside, 0.0, 1.0)
-    return tail
+        term *= cosine**2 * (k + 1) / (k + 2)
+    inside = sine * series if even else 2 / math.pi * (angle + sine * series)
+    return min(max(1 - inside, 0.0), 1.0)
 
 
-def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
+def holm(p: Sequence[float]) -> list[float]:
     """Holm's step-down correction of a family of p values."""
-    import numpy as np
-
-    order = np.argsort(p, kind="stable")
-    raised = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
-    out = np.empty_like(p)
-    out[order] = np.minimum(raised, 1.0)
+    out, highest = [0.0] * len(p), 0.0
+    for done, i in enumerate(sorted(range(len(p)), key=p.__getitem__)):
+        highest = max(highest, min(1.0, p[i] * (len(p) - done)))
+        out[i] = highest
     return out
 
 
-def rank_intervals(mean: Sequence[float], p: NDArray[np.float64]) -> list[tuple[int, int]]:
+def rank_intervals(mean: Sequence[float], p: Sequence[Sequence[float]]) -> list[tuple[int, int]]:
     """The places that the verdicts leave open to each method: behind all that are better, before all that are worse."""
     count = len(mean)
-    apart = [[bool(p[i, j] < ALPHA) for j in range(count)] for i in range(count)]
+    apart = [[p[i][j] < ALPHA for j in range(count)] for i in range(count)]
     better = [sum(apart[i][j] and mean[j] > mean[i] for j in range(count)) for i in range(count)]
     worse = [sum(apart[i][j] and mean[j] < mean[i] for j in range(count)) for i in range(count)]
     return [(1 + better[i], count - worse[i]) for i in range(count)]

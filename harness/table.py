@@ -213,13 +213,11 @@ def _placed(ranked: Sequence[Row], wanted: Iterable[Pair]) -> list[Row]:
     """Rows, best first, with their ranks, and what the corrected verdicts say of them."""
     if len(ranked) < 2:
         return [replace(row, rank=1, tied_with_best=True, rank_interval=(1, 1)) for row in ranked]
-    import numpy as np
-
     seeds: dict[str, list[int]] = defaultdict(list)
     for name, seed in sorted(wanted):
         seeds[name].append(seed)
     accuracy = [
-        np.array([[row.accuracy[name, seed] for row in ranked] for seed in found]) for name, found in seeds.items()
+        [[row.accuracy[name, seed] for row in ranked] for seed in found] for name, found in seeds.items()
     ]  # (S, M) each
     images = [min(ranked[0].images[name, seed] for seed in found) for name, found in seeds.items()]
     p = pairwise(accuracy, images)
@@ -228,9 +226,9 @@ def _placed(ranked: Sequence[Row], wanted: Iterable[Pair]) -> list[Row]:
         replace(
             row,
             rank=i + 1,
-            tied_with_best=i == 0 or bool(p[0, i] >= ALPHA),
+            tied_with_best=i == 0 or p[0][i] >= ALPHA,
             rank_interval=interval,
-            p_adjusted=None if i == 0 else float(p[0, i]),
+            p_adjusted=None if i == 0 else p[0][i],
         )
         for i, (row, interval) in enumerate(zip(ranked, rank_intervals(means, p), strict=True))
     ]

@@ -23,6 +23,10 @@ def board(sets: int, seeds: int, methods: int, seed: int = 0) -> list[NDArray[np
     return [70 + rng.normal(0, 2, methods) + rng.normal(0, 0.5, (seeds, methods)) for _ in range(sets)]
 
 
+def pairwise(accuracy: list[NDArray[np.float64]], images: list[int]) -> NDArray[np.float64]:
+    return np.array(stats.pairwise([found.tolist() for found in accuracy], images))
+
+
 # -- means and intervals -----------------------------------------------------------------------------
 
 
@@ -33,8 +37,8 @@ def test_t_points_agree_with_scipy(degrees: int) -> None:
 
 @pytest.mark.parametrize("degrees", [1, 2, 3, 4, 5, 10, 11, 30])
 def test_the_tail_of_t_agrees_with_scipy(degrees: int) -> None:
-    ratio = np.array([0.0, 1e-3, 0.3, 1.0, 2.0, 4.3, 12.7, 100.0, np.inf])
-    assert stats._t_tail(ratio, degrees) == pytest.approx(2 * scipy_stats.t.sf(ratio, degrees), abs=1e-12)
+    for ratio in (0.0, 1e-3, 0.3, 1.0, 2.0, 4.3, 12.7, 100.0, np.inf):
+        assert stats._t_tail(ratio, degrees) == pytest.approx(2 * scipy_stats.t.sf(ratio, degrees), abs=1e-12)
 
 
 @given(accuracies)
@@ -75,7 +79,7 @@ def test_the_interval_of_a_difference_on_two_data_sets_adds_seeds_and_test_image
 )
 def test_on_few_data_sets_interval_and_test_agree(one: list[tuple[int, int]], two: list[tuple[int, int]]) -> None:
     boards = [np.array(found) / 4.0 for found in (one, two) if found]  # (S, 2) each, of 400 images
-    p = stats.pairwise(boards, [400] * len(boards))[0, 1]
+    p = pairwise(boards, [400] * len(boards))[0, 1]
     differences = [(found[:, 0] - found[:, 1]).tolist() for found in boards]
     variance = [float(np.mean([[stats.count_variance(v, 400) for v in row] for row in found]) * 2) for found in boards]
     mean = stats.difference_with_interval(differences, variance)
@@ -125,19 +129,19 @@ def test_two_methods_over_data_sets_make_the_permutation_test_of_scipy() -> None
     accuracy = board(8, 3, 2)
     difference = np.array([found.mean(0)[0] - found.mean(0)[1] for found in accuracy])
     exact = scipy_stats.permutation_test((difference,), np.mean, permutation_type="samples", n_resamples=np.inf)
-    assert stats.pairwise(accuracy, [1000] * 8)[0, 1] == pytest.approx(exact.pvalue)
+    assert pairwise(accuracy, [1000] * 8)[0, 1] == pytest.approx(exact.pvalue)
 
 
 def test_a_steady_difference_on_eleven_data_sets_has_the_smallest_p_that_there_is() -> None:
     accuracy = [np.array([[50.0 + d, 51.0 + d, 50.0 + d]] * 3) for d in range(11)]
-    p = stats.pairwise(accuracy, [100] * 11)
+    p = pairwise(accuracy, [100] * 11)
     assert p[0, 1] == p[1, 2] == 1 / 1024
     assert p[0, 2] == 1.0
 
 
 def test_many_data_sets_are_flipped_at_random_and_always_alike() -> None:
     accuracy = board(20, 1, 4)
-    first, again = (stats.pairwise(accuracy, [1000] * 20) for _ in range(2))
+    first, again = (pairwise(accuracy, [1000] * 20) for _ in range(2))
     assert np.array_equal(first, again)
     assert stats._signs(20).shape == (20, stats.MOST_FLIPS)
     for pair in [(0, 1), (2, 3)]:
@@ -152,7 +156,7 @@ def test_three_to_five_data_sets_make_t_tests_corrected_after_holm() -> None:
     accuracy = board(4, 3, 3)
     means = np.array([found.mean(0) for found in accuracy])
     raw = {(i, j): scipy_stats.ttest_rel(means[:, i], means[:, j]).pvalue for i, j in ((0, 1), (0, 2), (1, 2))}
-    p = stats.pairwise(accuracy, [1000] * 4)
+    p = pairwise(accuracy, [1000] * 4)
     last = 0.0
     for left, pair in zip((3, 2, 1), sorted(raw, key=lambda key: raw[key]), strict=True):
         last = max(last, min(1.0, left * raw[pair]))
@@ -166,7 +170,7 @@ def test_many_seeds_of_a_few_data_sets_are_not_many_pairs() -> None:
     for _ in range(1000):
         sets = [rng.gauss(0, 2) for _ in range(11)]
         accuracy = [np.array([[60 + rng.gauss(centre, 0.5), 60.0] for _ in range(3)]) for centre in sets]
-        alarms += bool(stats.pairwise(accuracy, [10**6] * 11)[0, 1] < stats.ALPHA)
+        alarms += bool(pairwise(accuracy, [10**6] * 11)[0, 1] < stats.ALPHA)
     assert alarms / 1000 < 0.05 + 3 * (0.05 * 0.95 / 1000) ** 0.5
 
 
@@ -175,7 +179,7 @@ def test_many_seeds_of_a_few_data_sets_are_not_many_pairs() -> None:
 
 def test_one_data_set_is_judged_by_seeds_and_by_the_number_of_test_images() -> None:
     def p(first: list[float], second: list[float], images: int) -> float:
-        return float(stats.pairwise([np.array([first, second]).T], [images])[0, 1])
+        return float(pairwise([np.array([first, second]).T], [images])[0, 1])
 
     assert p([60.1, 60.1, 60.1], [60.0, 60.0, 60.0], 1000) > 0.9  # one image in 1,000
     assert p([80.0, 80.5, 79.5], [60.0, 60.0, 60.0], 1000) < 0.01
@@ -186,18 +190,18 @@ def test_one_data_set_is_judged_by_seeds_and_by_the_number_of_test_images() -> N
 
 def test_with_huge_test_sets_one_data_set_makes_the_paired_t_test_over_seeds() -> None:
     first, second = [61.0, 62.5, 63.0], [60.0, 60.5, 61.0]
-    p = stats.pairwise([np.array([first, second]).T], [10**12])[0, 1]
+    p = pairwise([np.array([first, second]).T], [10**12])[0, 1]
     assert p == pytest.approx(scipy_stats.ttest_rel(first, second).pvalue, rel=1e-3)
 
 
 def test_with_steady_draws_one_data_set_makes_the_z_test_of_two_shares() -> None:
-    p = stats.pairwise([np.array([[62.0, 60.0]] * 3)], [10_000])[0, 1]
+    p = pairwise([np.array([[62.0, 60.0]] * 3)], [10_000])[0, 1]
     variance = 1e4 * (0.62 * 0.38 + 0.6 * 0.4) / 10_000
     assert p == pytest.approx(2 * scipy_stats.norm.sf(2 / variance**0.5), rel=0.01)
 
 
 def test_more_seeds_do_not_lower_the_part_of_the_test_images() -> None:
-    few, many = (stats.pairwise([np.array([[62.0, 60.0]] * seeds)], [1000])[0, 1] for seeds in (3, 300))
+    few, many = (pairwise([np.array([[62.0, 60.0]] * seeds)], [1000])[0, 1] for seeds in (3, 300))
     assert few == pytest.approx(many)
 
 
@@ -212,20 +216,20 @@ def test_verdicts_are_symmetric_and_do_not_depend_on_the_order_of_anything(
     sets: int, seeds: int, methods: int, seed: int
 ) -> None:
     accuracy, images = board(sets, seeds, methods, seed), [500] * sets
-    p = stats.pairwise(accuracy, images)
+    p = pairwise(accuracy, images)
     assert p.shape == (methods, methods)
     assert np.array_equal(p, p.T)
     assert np.all(np.diag(p) == 1)
     assert np.all((p >= 0) & (p <= 1))
     order = np.random.default_rng(seed).permutation(methods)
-    turned = stats.pairwise([found[::-1, order] for found in reversed(accuracy)], images)
+    turned = pairwise([found[::-1, order] for found in reversed(accuracy)], images)
     assert turned == pytest.approx(p[np.ix_(order, order)], abs=1e-12)
 
 
 @pytest.mark.parametrize("sets", [1, 2, 4, 7])
 def test_equal_methods_are_never_told_apart(sets: int) -> None:
     accuracy = [np.repeat(found[:, :1], 3, axis=1) for found in board(sets, 3, 1)]
-    assert np.all(stats.pairwise(accuracy, [1000] * sets) == 1)
+    assert np.all(pairwise(accuracy, [1000] * sets) == 1)
 
 
 @settings(max_examples=40, deadline=None)
@@ -233,8 +237,8 @@ def test_equal_methods_are_never_told_apart(sets: int) -> None:
 def test_a_copy_of_a_board_with_more_methods_is_never_more_certain(seed: int) -> None:
     """More pairs are more chances to be wrong: Holm's correction over seeds can only get stricter."""
     accuracy = board(2, 3, 5, seed)
-    few = stats.pairwise([found[:, :3] for found in accuracy], [500] * 2)
-    assert np.all(stats.pairwise(accuracy, [500] * 2)[:3, :3] >= few - 1e-12)
+    few = pairwise([found[:, :3] for found in accuracy], [500] * 2)
+    assert np.all(pairwise(accuracy, [500] * 2)[:3, :3] >= few - 1e-12)
 
 
 def test_rank_intervals_count_who_is_surely_better_and_surely_worse() -> None:
@@ -249,7 +253,7 @@ def test_rank_intervals_count_who_is_surely_better_and_surely_worse() -> None:
 def test_a_rank_interval_holds_the_rank(sets: int, methods: int, seed: int) -> None:
     accuracy = board(sets, 3, methods, seed)
     means = np.mean([found.mean(0) for found in accuracy], axis=0)
-    intervals = stats.rank_intervals(means.tolist(), stats.pairwise(accuracy, [10_000] * sets))
+    intervals = stats.rank_intervals(means.tolist(), pairwise(accuracy, [10_000] * sets))
     for place, method in enumerate(np.argsort(-means, kind="stable"), start=1):
         low, high = intervals[method]
         assert 1 <= low <= place <= high <= methods

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from harness import stats
 from harness.results import Loaded, cell_key, score
-from harness.stats import ALPHA, pairwise, rank_intervals
+from harness.stats import ALPHA, rank_intervals
 from harness.table import make_table
 from harness.types import Identity, Result
 
@@ -30,6 +31,10 @@ UNEVEN = np.array([1.8, 1.75, 1.15, 1.1, 0.9, 0.8, 0.65, 0.6, 0.55, 0.5, 0.4])
 RESTLESS = (0.7, 0.7, 1.4)  # by method, relative
 DRAWS = 0.7  # points of spread over draws of shots, of all methods together and of each
 TOLERANCE = 3 * (ALPHA * (1 - ALPHA) / BOARDS) ** 0.5  # three standard errors of a share of BOARDS at ALPHA
+
+
+def pairwise(accuracy: Sequence[NDArray[np.float64]], images: Sequence[int]) -> NDArray[np.float64]:
+    return np.array(stats.pairwise([found.tolist() for found in accuracy], images))
 
 
 def leaderboard(
