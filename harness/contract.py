@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from harness.errors import UsageError
+from harness.imo import SPACE
 from harness.types import Episode, Features, Method, Text
 
 TOLERANCE = 1e-4  # of the largest logit: what two equal computations may differ by in float32
@@ -185,6 +186,12 @@ def _grid_values_can_be_recorded(method: type[Method]) -> str:
             if flaw := _unrecordable(list(values)):
                 return f"the values of {name!r} cannot be recorded ({flaw}): use finite numbers, strings or bools."
     return ""
+
+
+def _a_second_space_is_known(method: type[Method]) -> str:
+    if method.second_space in ("", SPACE):
+        return ""
+    return f"second_space = {method.second_space!r}: no such space is made; use {SPACE!r}, or leave it out."
 
 
 # -- behaviour -------------------------------------------------------------------------------------------
@@ -386,6 +393,7 @@ _DECLARATION: tuple[Rule, ...] = (
     _every_field_has_a_default,
     _grids_name_fields,
     _grid_values_can_be_recorded,
+    _a_second_space_is_known,
 )
 _BASIC: tuple[Rule, ...] = (
     _fit_returns_itself,

@@ -97,6 +97,33 @@ def good_fit(self, episode):
     return Good.fit(self, episode)
 
 
+def test_an_unknown_second_space_is_found():
+    @dataclass
+    class Elsewhere(Good):
+        second_space = "dino"
+
+    assert broken(Elsewhere) == {
+        "a second space is known": "second_space = 'dino': no such space is made; use 'imo', or leave it out."
+    }
+
+
+def test_a_method_of_the_second_space_gets_two_halves_of_unit_norm():
+    @dataclass
+    class Both(Good):
+        second_space = "imo"
+
+        def fit(self, episode):
+            image = episode.support.image
+            assert image.shape[1] == 2 * episode.text.weight.shape[1]
+            assert all(torch.allclose(half.norm(dim=1), torch.ones(len(image))) for half in image.chunk(2, 1))
+            mean = [image[episode.support.label == c].mean(0) for c in range(len(episode.text.classes))]
+            doubled = torch.cat([episode.text.weight] * 2, -1)
+            self.means = (1 - self.shrink) * torch.stack(mean) + self.shrink * doubled
+            return self
+
+    assert broken(Both) == {}
+
+
 def test_fit_must_return_the_method():
     def forgetful(self, episode):
         Good.fit(self, episode)
