@@ -200,7 +200,7 @@ def _add_check(commands: Any) -> None:
     check.add_argument("--accuracy-tolerance", type=float, default=0.0, metavar="P",
                        help="points let pass (default: 0)")  # fmt: skip
     check.add_argument("--time-factor", type=float, metavar="F", help="slow-down let pass (default: what runs "
-                       "differ by, 1.10 or less); if given, another machine is an error")  # fmt: skip
+                       "differ by, 1.07 or less); if given, another machine is an error")  # fmt: skip
     check.add_argument("--alpha", type=float, default=0.01, metavar="A", help="chance of a false alarm (default: 0.01)")
     check.add_argument("--format", default="term", metavar="FORMAT", help="term (default), json, github or junit")
     check.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")

@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 from xml.etree import ElementTree
 
@@ -171,7 +172,7 @@ TIMED: list[list[Cell]] = [
         Cell(
             method=fit["method"], version="1", dataset=fit["dataset"], encoder="demo", shots=fit["shots"],
             seed=fit["seed"], selection="val-min4", prompts="single", source=fit["dataset"], inputs={}, correct=1,
-            total=2, deterministic=True, cost=fit["costs"][run], reference=1.0, runs=1, place=0,
+            total=2, deterministic=True, cost=fit["costs"][run], reference=fit["references_ms"][run] / 1000, runs=1, place=0,
         )
         for fit in MEASURED["fits"]
     ]
@@ -189,11 +190,15 @@ def scaled(cells: Sequence[Cell], factor: float, method: str | None = None) -> l
 
 def mean_of(runs: Sequence[Sequence[Cell]]) -> list[Cell]:
     """What --update keeps of several stores."""
-    products = [1.0] * len(runs[0])
-    for run in runs:
-        products = [product * (cell.cost or 0) ** (1 / len(runs)) for product, cell in zip(products, run, strict=True)]
-    many = len(runs)
-    return [msgspec.structs.replace(cell, cost=cost, runs=many) for cell, cost in zip(runs[0], products, strict=True)]
+    return [
+        msgspec.structs.replace(
+            alike[0],
+            cost=geometric_mean([cell.cost or 0 for cell in alike]),
+            reference=geometric_mean([cell.reference or 0 for cell in alike]),
+            runs=len(runs),
+        )
+        for alike in zip(*runs, strict=True)
+    ]
 
 
 def alarm(old: Sequence[Cell], new: Sequence[Cell]) -> bool:
@@ -218,7 +223,7 @@ def test_a_hundred_checks_of_unchanged_code_raise_no_alarm() -> None:
 
 
 def test_a_slow_down_of_a_fifth_is_caught() -> None:
-    """Against the mean of five runs: by one run three times in four, by the mean of three always."""
+    """Against the mean of five runs: by one run nearly always, by the mean of three always."""
     draw = random.Random(2)
     one, three = 0, 0
     for _ in range(200):
@@ -226,13 +231,13 @@ def test_a_slow_down_of_a_fifth_is_caught() -> None:
         base = mean_of(order[:5])
         one += alarm(base, scaled(order[5], 1.2))
         three += alarm(base, scaled(mean_of(order[5:]), 1.2))
-    assert one >= 0.65 * 200
+    assert one >= 0.9 * 200
     assert three >= 0.98 * 200
 
 
 @given(st.integers(1, 50), st.integers(1, 50))
 def test_more_runs_let_less_pass(old: int, new: int) -> None:
-    assert 1 < check.let_pass(old + 1, new) < check.let_pass(old, new) <= 1.105
+    assert 1 < check.let_pass(old + 1, new) < check.let_pass(old, new) <= 1.066
     assert check.let_pass(old, new) == check.let_pass(new, old)
 
 
@@ -244,10 +249,10 @@ def test_one_method_half_as_fast_is_named() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(factor=st.floats(0.2, 5), pace=st.floats(0.1, 10))
+@given(factor=st.floats(0.2, 5), pace=st.floats(0.3, 3))
 def test_a_slower_machine_cancels_and_the_quotient_is_the_factor(factor: float, pace: float) -> None:
-    old = [cell for cell in TIMED[0] if (cell.cost or 0) > 20 * check.SHORTEST]
-    new = [msgspec.structs.replace(c, cost=(c.cost or 0) * factor * pace, reference=pace) for c in old]
+    old = [msgspec.structs.replace(cell, cost=100.0, reference=1.0) for cell in TIMED[0]]
+    new = [msgspec.structs.replace(cell, cost=100 * factor * pace**check.PACE, reference=pace) for cell in old]
     for cost in cost_changes(list(zip(old, new, strict=True)), 1.05, 0.01):
         assert cost.ratio == pytest.approx(factor)
         assert cost.bound == pytest.approx(factor)  # no spread, no doubt
@@ -255,7 +260,7 @@ def test_a_slower_machine_cancels_and_the_quotient_is_the_factor(factor: float, 
 
 
 def test_fits_too_short_to_be_timed_say_nothing() -> None:
-    quick = [msgspec.structs.replace(cell, cost=0.5) for cell in TIMED[0]]
+    quick = [msgspec.structs.replace(cell, cost=0.1 * (cell.reference or 0)) for cell in TIMED[0]]
     assert cost_changes(list(zip(quick, scaled(quick, 3.0), strict=True)), 1.05, 0.01) == []
 
 
