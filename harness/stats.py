@@ -63,24 +63,11 @@ def mean_with_interval(values: Sequence[float]) -> Mean:
     return Mean(mean, t95(n - 1) * spread / math.sqrt(n), n)
 
 
-def difference_with_interval(differences: Sequence[Sequence[float]], test_variance: Sequence[float]) -> Mean:
-    """Mean of paired differences, listed per data set and there per seed, and its 95 % interval; n counts pairs.
-
-    From three data sets on, a data set is the unit: seeds of one data set share its peculiarities and are no
-    independent pairs. With one or two, nothing can be said beyond them: the interval is over seeds, and
-    `test_variance`, the variance that the number of test images alone gives each mean difference, is added, as in
-    `difference_over_seeds`, whose test leaves 0 outside exactly where this interval does.
-    """
-    means = [math.fsum(found) / len(found) for found in differences]
-    pairs = sum(map(len, differences))
-    if len(means) >= FEWEST_TO_GENERALISE:
-        over_sets = mean_with_interval(means)
-        return Mean(over_sets.mean, over_sets.ci95, pairs)
-    return difference_over_seeds(differences, test_variance)[0]
-
-
 def difference_over_seeds(differences: Sequence[Sequence[float]], test_variance: Sequence[float]) -> tuple[Mean, float]:
     """Mean of paired differences on these very data sets with its 95 % interval, and the p value of no difference.
+
+    `differences` are listed per data set and there per seed; `test_variance` is, per data set, what the number of test
+    images alone gives their mean. n of the mean counts pairs.
 
     The error of a difference has two parts: what draws of shots do, estimated from S seeds, and what the choice
     of test images does, `test_variance`. The latter is the same for all seeds and so is not divided by their number.
@@ -151,6 +138,8 @@ def pairwise(accuracy: Sequence[Sequence[Sequence[float]]], images: Sequence[int
 
     `accuracy` holds (S, M) percentages per data set, `images` its number of test images. Seeds of a data set are
     averaged first. Cost: F * D * Q multiplications, about a millisecond for a dozen methods.
+
+    From three data sets on, a data set is the unit: seeds of one share its peculiarities and are no independent pairs.
 
     - Six data sets or more: all sign flips of whole data sets, single maximum over pairs, step-down (Westfall and
       Young 1993; Romano and Wolf, JASA 100, 2005). If two methods are equal, the difference on a data set was as

@@ -54,16 +54,8 @@ def test_one_value_has_a_mean_and_no_interval() -> None:
     assert stats.mean_with_interval([42.0]) == stats.Mean(42.0, None, 1)
 
 
-def test_the_interval_of_a_difference_is_over_data_sets_from_three_on() -> None:
-    found = stats.difference_with_interval([[1.0, 2.0], [3.0, 5.0], [0.0, 1.0]], [9.0] * 3)
-    by_set = [1.5, 4.0, 0.5]
-    assert found.mean == pytest.approx(2.0)
-    assert found.ci95 == pytest.approx(scipy_stats.t.ppf(0.975, 2) * scipy_stats.sem(by_set), rel=1e-4)
-    assert found.n == 6
-
-
 def test_the_interval_of_a_difference_on_two_data_sets_adds_seeds_and_test_images() -> None:
-    found = stats.difference_with_interval([[1.0, 2.0, 3.0], [4.0, 4.0, 4.0]], [0.5, 0.25])
+    found, _ = stats.difference_over_seeds([[1.0, 2.0, 3.0], [4.0, 4.0, 4.0]], [0.5, 0.25])
     # variances of the two means: 1/3 + 0.5 and 0 + 0.25; of their average a quarter of the sum
     assert found.mean == pytest.approx(3.0)
     assert found.ci95 is not None
@@ -82,7 +74,8 @@ def test_on_few_data_sets_interval_and_test_agree(one: list[tuple[int, int]], tw
     p = pairwise(boards, [400] * len(boards))[0, 1]
     differences = [(found[:, 0] - found[:, 1]).tolist() for found in boards]
     variance = [float(np.mean([[stats.count_variance(v, 400) for v in row] for row in found]) * 2) for found in boards]
-    mean = stats.difference_with_interval(differences, variance)
+    mean, same = stats.difference_over_seeds(differences, variance)
+    assert same == pytest.approx(p)
     assert mean.ci95 is not None
     if abs(p - stats.ALPHA) > 1e-6:
         assert (p < stats.ALPHA) == (abs(mean.mean) > mean.ci95)
