@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, UsageError
 from harness.types import Features
 from methods import _maths
 
@@ -135,6 +135,8 @@ def shuffled(n: int, epochs: int, batch: int, seed: int, drop_last: bool = False
 
     With `drop_last` an epoch's last batch is left out where it is short and not the only one.
     """
+    if batch < 1 or epochs < 0:
+        raise UsageError(f"batch={batch} and epochs={epochs}: a batch holds at least 1 image, epochs are 0 or more.")
     generator = torch.Generator().manual_seed(seed)
     orders = [torch.randperm(n, generator=generator) for _ in range(epochs)]
     if drop_last and n > batch:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, UsageError
 from harness.types import Episode, Method
 
 Objective = Callable[[Tensor], tuple[Tensor, Tensor, float]]  # weights -> value, gradient, how far from the end
@@ -72,6 +72,8 @@ def logistic_path(
 
     Gives weight (C, D), bias (C,), iterations and relative gradient of each.
     """
+    if min(strengths) <= 0:
+        raise UsageError(f"c={min(strengths)} for a linear probe: the inverse strength of its penalty is above 0.")
     image, label = episode.support.image.double(), episode.support.label  # (N, D), (N,)
     classes = len(episode.text.classes)
     # The same problem in coordinates that the solver finds easy: the bias takes up the centre, and lengths of

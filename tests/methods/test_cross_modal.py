@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional
 
 from harness.contract import example_episode, example_queries
+from harness.errors import UsageError
 from methods.cross_modal import CrossModal, _samples, _schedule, _stream
 
 
@@ -72,3 +73,9 @@ def test_it_counts_one_head():
 def test_iterations_grow_with_the_images_up_to_the_references():
     assert [CrossModal()._iterations(n) for n in (20, 640, 32_000)] == [800, 1600, 12_800]
     assert CrossModal(iterations=5)._iterations(640) == 5
+
+
+@pytest.mark.parametrize("setting", [{"batch": 1}, {"stop": 1.5}])
+def test_settings_out_of_range_are_refused_in_a_line(setting):
+    with pytest.raises(UsageError, match=f"{next(iter(setting))}={next(iter(setting.values()))}"):
+        CrossModal(**setting).fit(example_episode((2, 2)))

@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional
 
 from harness.contract import example_episode, example_queries
+from harness.errors import UsageError
 from methods.linear_probe import LinearProbe
 from methods.linear_probe_coop import LinearProbeCoop
 
@@ -52,3 +53,8 @@ def test_a_fixed_strength_is_fitted_wherever_it_lies():
     episode = example_episode(raw=True)
     image, _ = example_queries(episode, raw=True)
     torch.testing.assert_close(method.fit(episode).logits(image), LinearProbe(c=0.7).fit(episode).logits(image))
+
+
+def test_a_strength_that_is_none_is_refused_in_a_line():
+    with pytest.raises(UsageError, match=r"c=0\.0"):
+        LinearProbeCoop(c=0.0).fit(example_episode((2, 2), raw=True))

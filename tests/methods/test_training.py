@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from harness.contract import example_episode
-from harness.errors import HarnessError
+from harness.errors import HarnessError, UsageError
 from methods import _training
 from methods._training import Adam, Sgd
 
@@ -110,3 +110,9 @@ def test_views_have_unit_norm_and_images_stand_in_for_them():
     assert _training.unit_views(with_views).shape == (2, 20, 64)
     assert _training.unit_views(without).shape == (1, 20, 64)
     torch.testing.assert_close(_training.unit_views(without).norm(dim=-1), torch.ones(1, 20))
+
+
+@pytest.mark.parametrize(("epochs", "batch"), [(1, 0), (-1, 4)])
+def test_batches_and_epochs_out_of_range_are_refused_in_a_line(epochs, batch):
+    with pytest.raises(UsageError, match=f"batch={batch} and epochs={epochs}"):
+        _training.shuffled(10, epochs, batch, seed=1)
