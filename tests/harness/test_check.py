@@ -136,6 +136,13 @@ def test_rounding_elsewhere_is_no_regression() -> None:
     assert Kind.TOLD in kinds(report)
 
 
+@pytest.mark.parametrize(("images", "code"), [(30, Exit.OK), (200, Exit.REGRESSION)])
+def test_a_single_fit_elsewhere_is_worse_only_beyond_what_other_test_images_would_do(images: int, code: Exit) -> None:
+    """One cell of 1000 images at 70 %: two draws of images differ by 2 points (one standard deviation)."""
+    alone = [record(**ELSEWHERE)]
+    assert compare(snapshot([record()]), lower(alone, images)).code == code
+
+
 def test_accuracy_without_a_word_on_determinism_is_tested_and_not_counted() -> None:
     early = [msgspec.structs.replace(result, deterministic=None) for result in grid()]
     report = compare(snapshot(early), lower(early, 1, dataset="toy", seed=1))
