@@ -11,7 +11,7 @@ from typing import Any
 from harness import cache, encoder, files, find, folders, lock, prepare, splits
 from harness.cache import Pack
 from harness.episodes import ImageSource, PackSource, Place, Source
-from harness.errors import Missing, NothingSelected, UsageError, unknown
+from harness.errors import HarnessError, Missing, NothingSelected, UsageError, unknown
 from harness.find import MethodSpec
 from harness.results import Store, cell_key
 from harness.tune import SELECTIONS
@@ -81,6 +81,7 @@ class Plan:
     selection: str
     isolate: bool = False
     timeout: float | None = None
+    absent: tuple[HarnessError, ...] = ()  # parts of a suite that are not here
 
     def by_source(self) -> Iterator[tuple[Source, list[Cell]]]:
         """Missing cells grouped by data set, so that each is prepared once."""
@@ -99,15 +100,9 @@ def make_plan(spec: RunSpec, store: Store, note: Note = lambda _: None) -> Plan:
         raise NothingSelected("No method selected. Use --methods zero_shot,tip or --methods all.")
     _tell_left_out(spec, methods, note)
     device = encoder.resolve_device(spec.device)
-    names, targets, said = _dataset_names(spec)
-    if spec.split_file is not None and len(names) != 1:
-        raise UsageError(f"--split-file is a list for one data set, not for {len(names)}: {', '.join(names)}.")
-    for line in said:
-        note(line)
+    sources, absent = _sources(spec, device, note)
     cells, told = [], set[str]()
-    for name in names:
-        source = make_source(name, spec.encoder, spec.prompts, device, note, spec.split_file)
-        shifted = [make_source(target, source.encoder, "single", device, note) for target in targets.get(name, ())]
+    for source, shifted in sources:
         here = _with_their_space(spec, methods, (source, *shifted), note, told)
         for shot in dict.fromkeys(spec.shots or (_default_shots(source, note),)):
             for seed in dict.fromkeys(_seeds(source, spec, note)):
@@ -116,7 +111,7 @@ def make_plan(spec: RunSpec, store: Store, note: Note = lambda _: None) -> Plan:
     missing = cells if spec.force else [cell for cell in cells if not _done(cell, store)]
     for cell in missing:
         _refuse_unsupported(cell, spec.isolate)
-    return Plan(cells, missing, device, spec.selection, spec.isolate, spec.timeout)
+    return Plan(cells, missing, device, spec.selection, spec.isolate, spec.timeout, absent)
 
 
 def _methods(asked: Sequence[str]) -> list[MethodSpec]:
@@ -204,8 +199,46 @@ def known_datasets() -> list[str]:
     return sorted({*find.dataset_names(), *folders.own_sets(), *cache.imported_packs()})
 
 
-def _dataset_names(spec: RunSpec) -> tuple[list[str], dict[str, list[str]], list[str]]:
-    """Sources to fit on, shifted targets of each, and lines to say."""
+def _sources(
+    spec: RunSpec, device: str, note: Note
+) -> tuple[list[tuple[Source, list[Source]]], tuple[HarnessError, ...]]:
+    """Every source with its shifted sets, and what is missing of suites: that is left out, and told in one line.
+
+    Raises Missing for what was asked for by its own name, and where nothing is left.
+    """
+    names, targets, typed, said = _dataset_names(spec)
+    if spec.split_file is not None and len(names) != 1:
+        raise UsageError(f"--split-file is a list for one data set, not for {len(names)}: {', '.join(names)}.")
+    for line in said:
+        note(line)
+    found: list[tuple[Source, list[Source]]] = []
+    absent: dict[str, Missing] = {}
+
+    def made(name: str, wanted: Sequence[str], *given: Any) -> list[Source]:
+        try:
+            return [make_source(name, *given)]
+        except Missing as error:
+            if typed & {name, *wanted}:
+                raise
+            absent[name] = error
+            return []
+
+    for name in names:
+        shifted = targets.get(name, [])
+        for source in made(name, shifted, spec.encoder, spec.prompts, device, note, spec.split_file):
+            parts = [made(target, (), source.encoder, "single", device, note) for target in shifted]
+            found.append((source, [one for part in parts for one in part]))
+    if not absent:
+        return found, ()
+    if not found:
+        raise next(iter(absent.values()))
+    line = f"left out, as not here: {', '.join(absent)}. The first: {next(iter(absent.values()))}"
+    note(line)
+    return found, (Missing(line),)
+
+
+def _dataset_names(spec: RunSpec) -> tuple[list[str], dict[str, list[str]], set[str], list[str]]:
+    """Sources to fit on, shifted targets of each, what was asked for by its own name, and lines to say."""
     said = []
     asked = list(spec.datasets)
     suites, known = find.suites(), known_datasets()
@@ -215,12 +248,17 @@ def _dataset_names(spec: RunSpec) -> tuple[list[str], dict[str, list[str]], list
         asked = [FIRST_SUITE]
         said.append("No data set is prepared here: running the embedded demo suite with its own small encoder.")
     names: list[str] = []
+    typed: set[str] = set()
     for item in asked:
         folded = {files.folded(name): name for name in (*suites, *known)}
         exact = item if item in known else folded.get(files.folded(item))
         if exact is None:
             raise UsageError(unknown("data set or suite", item, [*known, *suites]))
-        names += suites[exact] if exact in suites and exact not in known else [exact]
+        if exact in suites and exact not in known:
+            names += suites[exact]
+        else:
+            names.append(exact)
+            typed.add(exact)
     sources: list[str] = []
     targets: dict[str, list[str]] = {}
     for name in dict.fromkeys(names):
@@ -233,7 +271,7 @@ def _dataset_names(spec: RunSpec) -> tuple[list[str], dict[str, list[str]], list
         if source not in names:
             said.append(f"{name} is a shifted test set: methods are fitted and tuned on {source}.")
             sources.append(source)
-    return list(dict.fromkeys(sources)), targets, said
+    return list(dict.fromkeys(sources)), targets, typed, said
 
 
 def make_source(

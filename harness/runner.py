@@ -55,7 +55,7 @@ def run(spec: RunSpec, watch: Watch | None = None) -> Report:
     for folder in _kept_folders(spec):
         lock.protect(folder)
     plan = make_plan(spec, store, watch.note)
-    report = Report(plan)
+    report = Report(plan, obstacles=[*plan.absent])
     watch.begin(plan)
     try:
         if plan.missing:

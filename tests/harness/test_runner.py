@@ -239,7 +239,9 @@ def test_a_method_that_trains_the_encoder_is_refused_in_one_line(home: Path, mak
     make_pack()
     source = FAILING.replace("LOGITS", "image").replace("    def fit", "    trains_encoder = True\n\n    def fit")
     (home / "deep.py").write_text(source)
-    with pytest.raises(UsageError, match=r"deep trains through the encoder and needs images, but toy is a pack") as told:
+    with pytest.raises(
+        UsageError, match=r"deep trains through the encoder and needs images, but toy is a pack"
+    ) as told:
         harness.run(methods=["./deep.py"], datasets=["toy"], shots=[1], seeds=[1])
     assert "\n" not in str(told.value)
 
@@ -489,3 +491,45 @@ def test_a_renamed_tip_adapter_import_is_searched_as_its_data_set(home: Path) ->
     method = find.method("tip").cls().fit(source.episode(2, 1, find.method("tip").cls))
     assert method.logit_grid["beta"][-1] == pytest.approx(0.1 + 199 * 12.9 / 200)
     assert method.logit_grid["alpha"][-1] == pytest.approx(0.1 + 19 * 12.9 / 20)
+
+
+def test_what_a_suite_lacks_is_left_out_and_told_at_the_end(
+    home: Path, make_pack: MakePack, harness_command: Callable[..., tuple[int, str, str]]
+) -> None:
+    """Two of the eleven are here, as packs: they run, one line names the others, and the exit code is 8."""
+    for name in ("dtd", "eurosat"):
+        make_pack(name)
+    words = ("run", "--methods", "zero_shot", "--shots", 1, "--seeds", 1, "--json")
+    code, out, err = harness_command(*words, "--datasets", "core11")
+    document = json.loads(out)
+    assert code == 8
+    assert sorted(record["dataset"] for record in document["records"]) == ["dtd", "eurosat"]
+    assert len(document["obstacles"]) == 1
+    left_out = [line for line in err.splitlines() if "left out" in line]
+    assert len(left_out) == 1
+    assert "caltech101" in left_out[0]
+    assert "dtd" not in left_out[0].partition("The first")[0]
+    code, out, err = harness_command(*words, "--datasets", "core11,caltech101")  # typed: nothing runs without it
+    assert (code, out) == (8, "")
+    assert "harness data prepare caltech101" in err
+    assert harness_command(*words, "--datasets", "dtd,eurosat")[0] == 0
+
+
+def test_a_suite_of_which_nothing_is_here_is_missing(
+    home: Path, harness_command: Callable[..., tuple[int, str, str]]
+) -> None:
+    code, out, err = harness_command("run", "--methods", "zero_shot", "--datasets", "core11", "--shots", 1)
+    assert (code, out) == (8, "")
+    assert "harness data prepare" in err
+
+
+def test_a_shifted_set_asked_for_by_name_needs_its_source(
+    home: Path, make_pack: MakePack, harness_command: Callable[..., tuple[int, str, str]]
+) -> None:
+    make_pack("dtd")
+    words = ("run", "--methods", "zero_shot", "--shots", 1, "--seeds", 1)
+    assert harness_command(*words, "--datasets", "dtd,imagenet_v2")[0] == 8
+    assert not list(Path("results/cells").glob("*.json"))
+    code, _, err = harness_command(*words, "--datasets", "dtd,ood4")
+    assert (code, "imagenet" in err) == (8, True)
+    assert len(list(Path("results/cells").glob("*.json"))) == 1
