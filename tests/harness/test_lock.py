@@ -256,6 +256,41 @@ def test_an_import_hook_finds_nothing(home: Path, make_pack: Callable[..., Path]
     assert found(**code) == []
 
 
+@pytest.mark.slow
+def test_exit_handlers_find_the_lock_shut(home: Path, make_pack: Callable[..., Path]) -> None:
+    """A handler runs when the run is over, and could rewrite its records and those of others."""
+    import os
+    import subprocess
+
+    import harness
+
+    make_pack()
+    top = """
+def forge():
+    for path in list(Path("results/cells").iterdir()):
+        path.write_text("{}")
+
+def steal():
+    Path("stolen").write_bytes((packs() / "test.safetensors").read_bytes())
+
+import atexit
+"""
+    spy(home, top=top, fit="atexit.register(forge); atexit.register(steal); weakref.finalize(Spy, steal)")
+    root = Path(harness.__file__).parents[1]
+    words = ["run", "--methods", "./spy.py,zero_shot", "--datasets", "toy", "--shots", "2", "--seeds", "1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "harness.cli", *words],
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("LeakError") >= 3
+    loaded = harness.load("results")
+    assert (len(loaded.results), loaded.problems) == (2, [])
+    assert not Path("stolen").exists()
+
+
 def test_a_method_that_was_caught_is_not_run_again(home: Path, make_pack: Callable[..., Path]) -> None:
     code = {"fit": "FOUND.append(1); torch.Tensor.argmax = idle; self.never = 0"}
     result = run_spy(home, make_pack, seeds=2, **code)
