@@ -39,7 +39,8 @@ def descend(
     """
     parameters = [value.clone().requires_grad_(True) for value in start]
     states = [optimiser.state(value) for value in start]
-    losses = []
+    # One row for all losses: a small tensor kept from each step would break up the memory that the next step needs.
+    losses = start[0].new_zeros(len(rates))
     for step, rate in enumerate(rates):
         with torch.enable_grad():
             value = loss(step, *parameters)
@@ -47,14 +48,14 @@ def descend(
         with torch.no_grad():
             for parameter, slope, state in zip(parameters, slopes, states, strict=True):
                 optimiser.move(parameter, slope, state, rate, step + 1)
-        losses.append(value.detach())
+        losses[step] = value.detach()
     _all_finite(losses)
     return tuple(parameter.detach() for parameter in parameters)
 
 
-def _all_finite(losses: list[Tensor]) -> None:
+def _all_finite(losses: Tensor) -> None:
     # Looked at once, after the last step: each look would make a GPU wait.
-    for step, value in enumerate(torch.stack(losses).tolist() if losses else []):
+    for step, value in enumerate(losses.tolist()):
         if not math.isfinite(value):
             raise HarnessError(
                 f"Training broke down: the loss was {value} at step {step + 1} of {len(losses)}; "

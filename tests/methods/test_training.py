@@ -1,6 +1,8 @@
 """The training loop takes the steps of torch's own optimisers, under the schedules and batches it says."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -116,3 +118,25 @@ def test_views_have_unit_norm_and_images_stand_in_for_them():
 def test_batches_and_epochs_out_of_range_are_refused_in_a_line(epochs, batch):
     with pytest.raises(UsageError, match=f"batch={batch} and epochs={epochs}"):
         _training.shuffled(10, epochs, batch, seed=1)
+
+
+MEMORY = """
+import resource, torch
+from methods import _training
+torch.set_num_threads(1)
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10  # MiB on Linux
+x, y, w = torch.randn(1000, 16), torch.arange(1000), torch.zeros(1000, 16)
+loss = lambda step, w: torch.nn.functional.cross_entropy(x @ w.T, y)
+_training.descend(loss, w, rates=[0.1] * 10, optimiser=_training.Sgd())
+before = peak()
+_training.descend(loss, w, rates=[0.1] * 200, optimiser=_training.Sgd())
+print(peak() - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the unit of the peak differs elsewhere")
+def test_memory_does_not_grow_with_the_number_of_steps():
+    """4 MB of scores a step: 200 steps that leave a gap each would take 800 MB."""
+    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 100
