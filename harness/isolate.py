@@ -5,13 +5,14 @@ numbers (safetensors), never pickle, and takes nothing for granted: a child that
 cell. The child's environment says nothing of where data lies, its folder is empty and its own, and where the kernel has
 Landlock (Linux 5.13) it can neither read below the folders that the lock protects nor write outside its own, nor look
 into its parent. Times, the configurations tried and the validation score are what the child says; the test score is
-counted by the parent. The top level of a method's file still runs in the parent, behind the lock, when it is looked up.
+counted by the parent. A method's file is read by children alone: `described` asks one what the method declares.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import json
 import os
 import shutil
@@ -28,8 +29,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
-from harness import clock, lock
-from harness.errors import HarnessError
+from harness import clock, find, lock
+from harness.errors import HarnessError, UsageError
+from harness.find import MethodSpec
 from harness.tune import Choice, logits_of, tune
 from harness.types import Episode, Features, Method, Score, Text
 
@@ -37,6 +39,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LONGEST_MESSAGE = 1 << 24  # bytes of JSON
+_DECLARED = (
+    "version", "views", "raw", "second_space", "trains_encoder", "pixels", "transductive", "deterministic"
+)  # fmt: skip
 LENGTHS = struct.Struct("<QQ")  # of JSON and of tensors, before each message
 LAUNCH = "import sys; sys.path.insert(0, sys.argv[1]); from harness.isolate import serve; serve()"
 
@@ -55,10 +60,28 @@ class _Told(msgspec.Struct, forbid_unknown_fields=True):
     peak_memory_bytes: int | None
 
 
+class _Card(msgspec.Struct, forbid_unknown_fields=True):
+    """What a child says of a file's method."""
+
+    name: str
+    version: str
+    overrides: dict[str, Any]
+    facts: dict[str, Any]
+    fields: list[str]
+    views: int
+    raw: bool
+    second_space: str
+    trains_encoder: bool
+    pixels: bool
+    transductive: bool
+    deterministic: bool
+
+
 class _Message(msgspec.Struct):
-    kind: str  # ready | labels | choice | logits | error
+    kind: str  # ready | labels | choice | logits | card | error
     text: str = ""
     choice: _Told | None = None
+    card: _Card | None = None
 
 
 # -- the parent --------------------------------------------------------------------------------------
@@ -100,10 +123,7 @@ class Worker:
         import torch
 
         job = {
-            "method": self.asked,
-            "path": [str(Path(entry).absolute()) for entry in sys.path],
-            "roots": lock.protected(),
-            "folder": str(self._folder),
+            **self._start(),
             "overrides": dict(overrides),
             "selection": selection,
             "device": device,
@@ -127,6 +147,19 @@ class Worker:
         self.peak_memory_bytes = told.peak_memory_bytes
         method = _Remote(self, cls, told, len(episode.text.classes))
         return Choice(method, told.values, told.tried, labels, told.val, told.fit_s, told.select_s, tuple(told.notes))
+
+    def _start(self) -> dict[str, Any]:
+        path = [str(Path(entry).absolute()) for entry in sys.path]
+        return {"method": self.asked, "path": path, "roots": lock.protected(), "folder": str(self._folder)}
+
+    def card(self) -> _Card:
+        self._send(self._start(), {})
+        message = self._receive()
+        if message.kind == "ready":
+            message = self._receive()
+        if message.card is None:
+            self._garbled()
+        return message.card
 
     def provenance(self) -> dict[str, Any]:
         return {"isolated": {"files": "Landlock" if self.walled else "not walled off: no Landlock here"}}
@@ -215,10 +248,23 @@ class Worker:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
+def described(asked: str) -> MethodSpec:
+    """What `find.method` finds for a file, with a class that declares what the method declares, and does nothing."""
+    try:
+        with Worker(str(Path(asked).absolute())) as child:
+            card = child.card()
+    except HarnessError as error:
+        raise UsageError(str(error)) from error
+    declared = {name: getattr(card, name) for name in _DECLARED}
+    own = {"isolated_fields": card.fields, "isolated_file": child.asked.partition("[")[0]}
+    calls = {"fit": _Remote.fit, "logits": _Remote.logits}
+    cls = type(card.name, (Method,), {**declared, **own, **calls, "__module__": f"isolated {asked}"})
+    return MethodSpec(card.name, card.version, lambda: cls, card.facts, card.overrides)
+
+
 def asked_as(cls: type[Method], name: str) -> str:
     """What a child finds a method by: its file, or its name."""
-    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
-    return str(Path(str(file)).absolute()) if cls.__module__.startswith("harness_plugin_") else name
+    return str(getattr(cls, "isolated_file", name))
 
 
 class _Remote(Method):
@@ -261,6 +307,8 @@ def serve() -> None:
         sys.path[:] = job["path"]
         walled = raise_walls(job["roots"], Path(job["folder"]))
         _say(channel, {"kind": "ready", "text": "walled" if walled else ""})
+        if "episode" not in job:
+            return _say(channel, {"kind": "card", "card": _card(job["method"])})
         method, choice = _chosen(channel, job, tensors())
         _say(channel, {"kind": "choice", "choice": choice})
         while True:
@@ -275,10 +323,15 @@ def serve() -> None:
         _say(channel, {"kind": "error", "text": f"{type(error).__name__}: {error}"})
 
 
+def _card(asked: str) -> dict[str, Any]:
+    spec = find.method(asked)
+    told: dict[str, Any] = {name: getattr(spec, name) for name in ("name", "overrides", "facts")}
+    told |= {name: getattr(spec.cls, name) for name in _DECLARED}
+    return {**msgspec.to_builtins(told), "version": spec.version, "fields": _fields(spec.cls)}
+
+
 def _chosen(channel: socket.socket, job: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[Method, Any]:
     import torch
-
-    from harness import find
 
     device = job["device"]
     torch.set_num_threads(job["threads"])
@@ -357,9 +410,9 @@ def _tensors(episode: Episode) -> dict[str, Tensor]:
 
 
 def _fields(cls: type[Method]) -> list[str]:
-    from dataclasses import fields
-
-    return [field.name for field in fields(cls) if field.init]  # type: ignore[arg-type]
+    """The names of a method's hyperparameters."""
+    told: list[str] | None = getattr(cls, "isolated_fields", None)
+    return [field.name for field in dataclasses.fields(cls) if field.init] if told is None else told  # type: ignore[arg-type]
 
 
 # -- Landlock ----------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import cache, encoder, files, find, folders, lock, prepare, splits
+from harness import cache, encoder, files, find, folders, isolate, lock, prepare, splits
 from harness.cache import Pack
 from harness.episodes import ImageSource, PackSource, Place, Source
 from harness.errors import HarnessError, Missing, NothingSelected, UsageError, unknown
@@ -95,7 +95,7 @@ class Plan:
 def make_plan(spec: RunSpec, store: Store, note: Note = lambda _: None) -> Plan:
     """Resolve every name, check every request, and find what the store lacks. Extracts nothing."""
     _check_spec(spec)
-    methods = _methods(spec.methods)
+    methods = _methods(spec)
     if not methods:
         raise NothingSelected("No method selected. Use --methods zero_shot,tip or --methods all.")
     _tell_left_out(spec, methods, note)
@@ -114,12 +114,20 @@ def make_plan(spec: RunSpec, store: Store, note: Note = lambda _: None) -> Plan:
     return Plan(cells, missing, device, spec.selection, spec.isolate, spec.timeout, absent)
 
 
-def _methods(asked: Sequence[str]) -> list[MethodSpec]:
-    """Find every method. A file runs when it is read, so that happens behind the lock."""
-    if not any(item.partition("[")[0].strip().endswith(".py") for item in asked):
-        return find.methods(asked)  # ours and installed ones: nothing runs yet, and torch is not needed
+def _methods(spec: RunSpec) -> list[MethodSpec]:
+    """Find every method. A file runs when it is read, so that happens behind the lock, or in a process of its own."""
+    files_asked = [item for item in spec.methods if _is_file(item)]
+    if not files_asked:
+        return find.methods(spec.methods)  # ours and installed ones: nothing runs yet, and torch is not needed
+    if spec.isolate:
+        known = find.methods([item for item in spec.methods if item not in files_asked])
+        return [*known, *map(isolate.described, dict.fromkeys(files_asked))]
     with lock.on_watch(), lock.unchanged():
-        return find.methods(asked)
+        return find.methods(spec.methods)
+
+
+def _is_file(asked: str) -> bool:
+    return asked.partition("[")[0].strip().endswith(".py")
 
 
 def _refuse_unsupported(cell: Cell, isolate: bool) -> None:
@@ -140,7 +148,8 @@ def _with_their_space(
     spec: RunSpec, methods: Sequence[MethodSpec], sources: Sequence[Source], note: Note, told: set[str]
 ) -> list[MethodSpec]:
     """Leave out, and tell once, what `all` brought and asks for a second feature space that is not here."""
-    named = {find.method(item).name for item in spec.methods if item != "all"}
+    named = {Path(item.partition("[")[0]).stem for item in spec.methods if _is_file(item)}
+    named |= {find.method(item).name for item in spec.methods if item != "all" and not _is_file(item)}
     kept, left = [], dict[str, list[str]]()
     for method in methods:
         try:

@@ -95,9 +95,10 @@ def test_results_are_those_of_one_process(home: Path, make_pack: MakePack, metho
 
 
 SPYING = """
-# at the top of the file, where no lock of the child's own is closed; the parent reads this file as well
+# at the top of the file, where no lock of the child's own is closed
 folder, parent = Path(HERE), os.getppid()
-TOLD = {} if "HARNESS_DATA" in os.environ else {
+TOLD = {
+    "parent": tried(lambda: os.environ["HARNESS_DATA"]),
     "settings": ",".join(name for name in os.environ if name.startswith("HARNESS_") and name != "HARNESS_CACHE"),
     "argv": str(any(HERE in word for word in sys.argv)),
     "folder": str(len(os.listdir("."))),
@@ -120,9 +121,12 @@ TOLD = {} if "HARNESS_DATA" in os.environ else {
 def test_an_isolated_method_finds_no_way_to_test_data(home: Path, make_pack: MakePack) -> None:
     make_pack()
     (home / "results" / "cells").mkdir(parents=True)
+    before = {*sys.modules}
     result = run(own(home, spy=SPYING), isolate=True, selection="none")
     assert result.status == "ok", result.error
     told = result.facts
+    assert told["parent"] == "KeyError"
+    assert not any(name.startswith("harness_plugin_own") for name in {*sys.modules} - before)  # not read here
     assert (told["settings"], told["argv"], told["folder"]) == ("", "False", "0")
     if result.provenance["isolated"]["files"] != "Landlock":
         pytest.skip("this kernel has no Landlock")
@@ -136,11 +140,8 @@ def test_an_isolated_method_finds_no_way_to_test_data(home: Path, make_pack: Mak
 
 MISHAPS = {
     "dies": ("os._exit(3)", "pass", "ended with exit code 3"),
-    "is killed": ("os.kill(os.getpid(), signal.SIGKILL)", "pass", "ended by signal 9"),
     "fails": ("raise ValueError('a bad day')", "pass", "ValueError: a bad day"),
-    "leaves": ("sys.exit(0)", "pass", "SystemExit: 0"),
     "talks nonsense": ("[os.write(fd, b'x' * 64) for fd in range(3, 9) if not tried(lambda: os.fstat(fd)).startswith('OSError') and os.path.realpath(f'/proc/self/fd/{fd}').startswith('/proc') and 'socket' in os.readlink(f'/proc/self/fd/{fd}')]", "pass", "no message of ours"),
-    "dies while it scores": ("pass", "os._exit(4)", "ended with exit code 4"),
     "scores something else": ("pass", "return image.long()[:, :5].tolist()", "not a plain tensor"),
 }  # fmt: skip
 
@@ -195,6 +196,15 @@ def test_a_child_that_breaks_the_conversation_is_told_in_one_line(
     assert result.status == "failed"
     assert reason in str(result.error)
     assert time.perf_counter() - started < 25
+
+
+def test_a_file_that_cannot_be_described_is_refused_in_one_line(
+    home: Path, make_pack: MakePack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_pack()
+    monkeypatch.setattr(isolate, "LAUNCH", TALK + 'say(b\'{"kind": "error", "text": "own.py:3: no"}\')')
+    with pytest.raises(UsageError, match=r"own\.py:3: no"):
+        run(own(home), isolate=True)
 
 
 def test_nothing_of_a_child_is_left(make_pack: MakePack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
