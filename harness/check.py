@@ -12,6 +12,7 @@ method, and over all; a lower confidence bound above `time_factor` is a regressi
 differ by as a whole is no slow-down: without a factor given, exp(`RUN_NOISE` * sqrt(1/a + 1/b)) is let pass, where a
 and b runs were averaged: 7 % for one run against one, 5 % for one against five, 3 % for three against five. Fits that
 cost less than `SHORTEST` references are noise. tests/harness/test_check.py has the rates of alarms, from measured runs.
+An idle machine and a crowded one still differ by about a tenth: measure the runs of a baseline at different hours.
 """
 
 from __future__ import annotations
