@@ -333,7 +333,9 @@ class _Place:
     def changed(self) -> list[str]:
         """Names that hold something else now, or are new and stand before what was meant."""
         held = vars(self.owner)
-        found = [name for name in held.keys() - self.known if _hides(self.owner, name)]
+        found = []
+        if held.keys() != self.known:
+            found += [name for name in held.keys() - self.known if _hides(self.owner, name)]
         if not all(map(operator.is_, map(held.get, self.names), self.values)):
             found += [name for name, value in zip(self.names, self.values, strict=True) if held.get(name) is not value]
         if not all(map(operator.is_, map(_BODY, self.functions), self.bodies)):
@@ -355,7 +357,8 @@ class _Place:
 def _baseline() -> tuple[Callable[[], str], Callable[[bool], None]]:
     """How the process is now: one function that says what has changed, and one that puts it back."""
     places, threads, handlers, hooks = _places(), set(sys._current_frames()), _handlers(), _hooks()
-    modules = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in ("harness", "torch")}
+    owners = {place.owner.__name__: place.owner for place in places}
+    modules = {name: owner for name, owner in owners.items() if sys.modules.get(name) is owner}
     folder, settings, callbacks = Path.cwd(), _settings(), [*gc.callbacks]
 
     def verify() -> str:
