@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -12,6 +13,9 @@ import torch
 from torch import Tensor
 
 from methods import _maths
+
+# Numbers of one block, (rows, keys) and (rows, classes, betas): on a processor what its caches hold.
+AFFINITIES, TURNS, ON_A_GPU = 2**19, 2**19, 2**26
 
 
 class Cache(Protocol):
@@ -51,18 +55,20 @@ def sweep(cache: Cache, image: Tensor, label: Tensor, *, whole: bool = False) ->
     image (M, D), label (M,) -> int64 counts, axes as in `cache.logit_grid`, which holds alpha >= 0, beta or both,
     and any other field that `inter` or `key_weight` reads. Memory grows with a block of rows, not with M, unless
     `whole` asks for one block, for scores that are not row by row. Three ideas: every alpha from one pass
-    (`_alpha_interval`), 200 betas from about 15 (`_interpolation`), and blocks that stay in the processor's cache.
-    Cost: one such pass for each point of the other fields; affinities are computed once for all of them.
+    (`_alpha_interval`, `_add`), 200 betas from about 15 (`_interpolation`), and blocks that stay in the processor's
+    cache. Cost: one such pass for each point of the other fields; affinities are computed once for all of them.
     """
     grid = cache.logit_grid
     beta = tuple(float(value) for value in grid.get("beta", (cache.beta,)))
     alpha = torch.tensor([float(value) for value in grid.get("alpha", (cache.alpha,))]).to(image)
     others = {name: values for name, values in grid.items() if name not in ("beta", "alpha")}
     points = [cache.at(dict(zip(others, point, strict=True))) for point in itertools.product(*others.values())]
-    counts = torch.zeros(len(points), len(beta), len(alpha), dtype=torch.int64, device=image.device)
-    many = 2**20 if image.device.type == "cpu" else 2**26
+    ladder = _Ladder.of(alpha)
+    tally = torch.zeros(len(points), len(beta), len(alpha) + 1, dtype=torch.int64, device=image.device)
+    many = AFFINITIES if image.device.type == "cpu" else ON_A_GPU
     for rows in [slice(None)] if whole else blocks(len(image), sum(cache.counts), many):
-        counts += _block(points, image[rows], label[rows], beta, alpha)
+        _block(tally, points, image[rows], label[rows], beta, ladder)
+    counts = tally.cumsum(-1)[..., :-1][..., alpha.argsort().argsort()]  # (points, betas, alphas)
     counts = counts.reshape(*(len(values) for values in others.values()), len(beta), len(alpha))
     names = [*others, "beta", "alpha"]
     axes = [names.index(name) for name in grid]
@@ -70,22 +76,23 @@ def sweep(cache: Cache, image: Tensor, label: Tensor, *, whole: bool = False) ->
     return counts.reshape([len(values) for values in grid.values()])
 
 
-def _block(points: Sequence[Cache], image: Tensor, label: Tensor, beta: tuple[float, ...], alpha: Tensor) -> Tensor:
-    """The counts of one block of rows: (points, betas, alphas)."""
+def _block(
+    tally: Tensor, points: Sequence[Cache], image: Tensor, label: Tensor, beta: tuple[float, ...], ladder: _Ladder
+) -> None:
+    """Add one block of rows to the tally (points, betas, alphas + 1), see `_add`."""
     affinity = points[0].affinity(image)  # (b, N)
     nearest = affinity.amax(1, keepdim=True)  # (b, 1)
     gap = nearest - affinity  # (b, N), >= 0
     # Measured from the row's nearest key, votes stay in (0, K] and keep their digits at any beta.
     fade = (torch.tensor(beta).to(image) * (nearest - 1)).exp()  # (b, betas)
     nodes, weights = _interpolation(beta, math.ceil(4 * float(gap.max())) / 4)
-    gain, counts = None, []
-    for point in points:
+    gain = None
+    for point, own in zip(points, tally, strict=True):
         key_weight = point.key_weight()
         if gain is None or key_weight is not None:
             gain = _gains(gap, nodes, point.counts, key_weight, label)  # (b, C, nodes)
         lead = _leads(point.inter(image), label)  # (b, C)
-        counts.append(_count(lead, gain, weights.to(gain), fade, alpha))  # (betas, alphas)
-    return torch.stack(counts)
+        _count(own, lead, gain, weights.to(gain), fade, ladder)
 
 
 def _gains(
@@ -101,14 +108,12 @@ def _gains(
     return votes.gather(1, label[:, None, None].expand(-1, 1, len(nodes))) - votes
 
 
-def _count(lead: Tensor, gain: Tensor, weights: Tensor, fade: Tensor, alpha: Tensor) -> Tensor:
-    """Right answers from lead (b, C), gain (b, C, nodes), weights (nodes, betas), fade (b, betas): (betas, alphas)."""
-    counts = torch.zeros(weights.shape[1], len(alpha), dtype=torch.int64, device=lead.device)
-    few = 2**18 if lead.device.type == "cpu" else 2**25  # a processor's second-level cache
+def _count(tally: Tensor, lead: Tensor, gain: Tensor, weights: Tensor, fade: Tensor, ladder: _Ladder) -> None:
+    """Add rows to a tally, from lead (b, C), gain (b, C, nodes), weights (nodes, betas) and fade (b, betas)."""
+    few = TURNS if lead.device.type == "cpu" else ON_A_GPU // 2
     for rows in blocks(len(lead), lead.shape[1] * weights.shape[1], few):
         low, high = _alpha_interval(lead[rows], gain[rows], weights)  # (b, betas)
-        counts += _right_answers(low, high, fade[rows], alpha)
-    return counts
+        _add(tally, low, high, fade[rows], ladder)
 
 
 def _leads(inter: Tensor, label: Tensor) -> Tensor:
@@ -139,23 +144,59 @@ def _alpha_interval(lead: Tensor, gain: Tensor, weights: Tensor) -> tuple[Tensor
     return low, torch.where(least > 0, 1 / least, math.inf)
 
 
-def _right_answers(low: Tensor, high: Tensor, fade: Tensor, alpha: Tensor) -> Tensor:
-    """Count the rows whose interval holds alpha * fade: three (b, betas) and (alphas,) -> (betas, alphas).
+def _add(tally: Tensor, low: Tensor, high: Tensor, fade: Tensor, ladder: _Ladder) -> None:
+    """Enter intervals low < alpha * fade < high, (b, betas) each, in a tally (betas, alphas + 1), in order of alpha.
 
-    Each interval adds 1 at its first alpha and takes it away after its last, so the cost hardly depends on
-    how many alphas there are.
+    Each interval adds 1 at its first alpha and takes it away after its last: right answers are the running sum. So
+    the cost of a row does not depend on how many alphas there are.
     """
-    ordered, place = alpha.sort()
-    size = len(alpha) + 1
     fade = fade.clamp(min=1e-38)
-    first = torch.searchsorted(ordered, (low / fade).contiguous(), right=True)  # (b, betas)
-    last = torch.searchsorted(ordered, (high / fade).contiguous())  # (b, betas)
-    offset = torch.arange(low.shape[1], device=low.device) * size  # (betas,)
-    some = last > first  # (b, betas)
-    starts = (first + offset)[some].bincount(minlength=low.shape[1] * size)
-    ends = (last + offset)[some].bincount(minlength=low.shape[1] * size)
-    counts = (starts - ends).reshape(-1, size).cumsum(1)[:, :-1]  # (betas, alphas) in order of alpha
-    return counts[:, place.argsort()]
+    first = ladder.rank(low / fade, or_equal=True)  # (b, betas)
+    last = torch.maximum(first, ladder.rank(high / fade, or_equal=False))  # (b, betas); an empty one adds nothing
+    offset = torch.arange(len(tally), device=tally.device) * tally.shape[1]  # (betas,)
+    flat, one = tally.view(-1), torch.ones((), dtype=tally.dtype, device=tally.device)
+    flat.scatter_add_(0, first.add_(offset).view(-1), one.expand(first.numel()))
+    flat.scatter_add_(0, last.add_(offset).view(-1), (-one).expand(last.numel()))
+
+
+@dataclass(frozen=True)
+class _Ladder:
+    """Sorted values, and how many of them lie below a number, at a cost that does not grow with how many there are.
+
+    The range is cut into even buckets that hold one value at most: the bucket of a number, by the same rounding as
+    that of the values, leaves a single comparison. Values that no 65,536 buckets part are searched by bisection.
+    """
+
+    ordered: Tensor  # (A,)
+    low: float  # the first of them
+    per_unit: float  # buckets
+    below: Tensor | None = None  # (buckets,) values in the buckets before
+    held: Tensor | None = None  # (buckets,) the value in a bucket; infinity where there is none
+
+    @classmethod
+    def of(cls, values: Tensor) -> _Ladder:
+        ordered = values.sort().values
+        low, span = float(ordered[0]), float(ordered[-1] - ordered[0])
+        least = float(ordered.diff().min()) if len(values) > 1 else 0.0
+        buckets = math.ceil(1.01 * span / least) + 1 if least * 2**16 > span else 1
+        ladder = cls(ordered, low, (buckets - 1) / span if span else 0.0)
+        place = ladder._bucket(ordered, buckets)  # (A,)
+        if int(place.bincount().max()) > 1:
+            return ladder
+        below = torch.searchsorted(place, torch.arange(buckets, device=place.device))  # (buckets,)
+        held = torch.full((buckets,), math.inf).to(ordered).scatter_(0, place, ordered)  # (buckets,)
+        return replace(ladder, below=below, held=held)
+
+    def rank(self, x: Tensor, or_equal: bool) -> Tensor:
+        """How many values are below each number, or equal to it: the same shape, int64."""
+        if self.below is None or self.held is None:
+            return torch.searchsorted(self.ordered, x.contiguous(), right=or_equal)
+        place = self._bucket(x, len(self.below)).view(-1)
+        held = self.held.index_select(0, place).view(x.shape)
+        return self.below.index_select(0, place).view(x.shape).add_(held <= x if or_equal else held < x)
+
+    def _bucket(self, x: Tensor, buckets: int) -> Tensor:
+        return ((x - self.low) * self.per_unit).nan_to_num_(buckets).clamp_(0, buckets - 1).long()
 
 
 @lru_cache(maxsize=64)

@@ -1,5 +1,6 @@
 """The fast search over alpha and beta counts what scoring every pair counts, and chooses the same pair."""
 
+import math
 import time
 from dataclasses import replace
 
@@ -120,3 +121,34 @@ def test_the_search_is_many_times_faster_than_brute_force():
     start = time.process_time()
     brute(method, image, label)
     assert (time.process_time() - start) * 100 > 20 * fast  # 40 of 4,000 points
+
+
+@given(
+    st.lists(st.floats(0, 50, width=32), min_size=1, max_size=30),
+    st.lists(st.floats(-60, 60, width=32) | st.sampled_from([math.inf, -math.inf]), min_size=1, max_size=30),
+)
+@settings(deadline=None)
+def test_a_number_has_as_many_values_below_it_as_bisection_finds(values, numbers):
+    """Even steps, uneven ones, and values that occur twice; numbers on, between and beyond them."""
+    for given_values in (values, [i * max(values) / 40 for i in range(40)]):
+        ladder = _cache_search._Ladder.of(torch.tensor(given_values))
+        x = torch.tensor([numbers + given_values])
+        for or_equal in (False, True):
+            found = ladder.rank(x, or_equal)
+            assert torch.equal(found, torch.searchsorted(torch.tensor(given_values).sort().values, x, right=or_equal))
+
+
+def test_evenly_spaced_alphas_need_no_bisection():
+    for dataset in ("", "flowers102"):
+        assert _cache_search._Ladder.of(torch.tensor(search_grid(dataset)["alpha"])).below is not None
+    assert _cache_search._Ladder.of(torch.tensor([1e-6, 1e-5, 100.0])).below is None
+
+
+def test_2000_alphas_are_counted_as_20_are():
+    episode = example_episode((3,) * 6, dim=32, raw=True)
+    method, queries = Tip().fit(episode), example_queries(episode, each=8, raw=True)
+    few = [0.5 * (j + 1) for j in range(20)]
+    method.logit_grid = {"beta": search_grid("")["beta"], "alpha": few}
+    counts = method.sweep(*queries)
+    method.logit_grid = {**method.logit_grid, "alpha": [0.005 * (j + 1) for j in range(2000)]}
+    assert (method.sweep(*queries)[:, 99::100] - counts).abs().max() <= 1
