@@ -71,6 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_compare(commands)
     _add_plot(commands)
     _add_report(commands)
+    _add_bench(commands)
     _add_check(commands)
     _add_methods(commands)
     _add_data(commands)
@@ -187,6 +188,21 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
     _list_flag(parser, "--selection", _words, "these policies only; all sets them side by side", None)
     for name in ("--shots", "--seeds"):
         _list_flag(parser, name, _numbers, "these only", None)
+
+
+def _add_bench(commands: Any) -> None:
+    bench = _command(commands, "bench", "bench_commands:bench", "time fit and predict of methods, with repeats")
+    _list_flag(bench, "--methods", _words, "names, NAME[field=value], ./file.py, or all (default: %(default)s)",
+               "zero_shot,tip,linear_probe,dac")  # fmt: skip
+    _list_flag(bench, "--datasets", _words, "names or suites whose features are here (default: as in run)", None)
+    _list_flag(bench, "--shots", _numbers, "images per class (default: 16, or what the data set allows)", None)
+    _list_flag(bench, "--seeds", _numbers, "few-shot draws (default: 1)", [1])
+    bench.add_argument("--repeats", type=int, default=10, help="counted calls of each stage (default: %(default)s)")
+    bench.add_argument("--encoder", metavar="NAME[:PRETRAINED]", help="an open_clip model, a checkpoint, or demo")
+    bench.add_argument("--prompts", default="single", metavar="SET", help="as in run (default: %(default)s)")
+    bench.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:0")
+    bench.add_argument("--results", type=Path, default=Path("results"), metavar="DIR",
+                       help="the store; records go to DIR/bench (default: results)")  # fmt: skip
 
 
 def _add_check(commands: Any) -> None:

@@ -1,0 +1,281 @@
+"""Timing runs: the device is waited for, cold and warm stand apart, and records keep away from the cells."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from harness import bench, clock, timer
+from harness.types import Episode, Features, Method, Text
+
+Command = Callable[..., tuple[int, str, str]]
+MakePack = Callable[..., Path]
+WORK_S = 0.03
+
+
+class Queued:
+    """A device as a GPU is one: a call puts work into a queue and returns; a thread does it later."""
+
+    name = "queued"
+
+    def __init__(self) -> None:
+        self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue()
+        self._thread = threading.Thread(target=self._work)
+        self._thread.start()
+        self._marks: dict[int, float] = {}
+
+    def _work(self) -> None:
+        while (job := self._queue.get()) is not None:
+            job()
+            self._queue.task_done()
+
+    def launch(self, job: Callable[[], None]) -> None:
+        self._queue.put(job)
+
+    def synchronize(self) -> None:
+        self._queue.join()
+
+    def mark(self) -> int:
+        number = len(self._marks)
+        self._marks[number] = 0.0
+        self.launch(lambda: self._marks.__setitem__(number, time.perf_counter()))
+        return number
+
+    def between(self, first: int, second: int) -> float:
+        return self._marks[second] - self._marks[first]
+
+    def close(self) -> None:
+        self._queue.put(None)
+        self._thread.join()
+
+
+@pytest.fixture
+def queued() -> Iterator[Queued]:
+    device = Queued()
+    yield device
+    device.close()
+
+
+def test_a_timer_that_does_not_wait_would_be_caught(queued: Queued) -> None:
+    """What returns at once costs nothing to a plain timer; ours gives the time of the work, and says both."""
+
+    def work() -> None:
+        queued.launch(lambda: time.sleep(WORK_S))
+
+    start = time.perf_counter()
+    work()
+    unsynchronised = time.perf_counter() - start
+    assert unsynchronised < WORK_S / 3
+
+    stage = timer.measure(work, 5, queued)
+    assert min(stage.warm_s) >= WORK_S and stage.cold_s >= WORK_S
+    assert stage.median_s > 3 * timer.quantile(stage.returned_s, 0.5)
+    assert stage.device_s is not None
+    for wall, own in zip(stage.warm_s, stage.device_s, strict=True):
+        assert WORK_S <= own <= wall
+
+
+def test_work_that_was_queued_before_is_not_charged_to_what_is_timed(queued: Queued) -> None:
+    queued.launch(lambda: time.sleep(10 * WORK_S))
+    stage = timer.measure(lambda: queued.launch(lambda: None), 3, queued)
+    assert stage.cold_s < 5 * WORK_S
+
+
+def test_the_watch_of_the_runner_waits_as_well(queued: Queued, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clock, "_wait", lambda _: queued.synchronize())
+    watch = clock.Stopwatch("queued")
+    queued.launch(lambda: time.sleep(WORK_S))
+    assert watch.seconds() >= WORK_S
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_is_waited_for() -> None:
+    square = torch.randn(8192, 8192, device="cuda")
+
+    def work() -> torch.Tensor:
+        return square @ square
+
+    stage = timer.measure(work, 10, timer.device_of("cuda"))
+    assert stage.median_s > 3 * timer.quantile(stage.returned_s, 0.5)  # without waiting: the launch alone
+    assert stage.device_s is not None
+    assert timer.quantile(stage.device_s, 0.5) == pytest.approx(stage.median_s, rel=0.2)
+    assert stage.device_peak_bytes is not None and stage.device_peak_bytes >= 2 * 4 * 8192**2
+    assert timer.flops(work) == 2 * 8192**3
+
+
+def test_the_first_call_is_cold_and_repeats_are_warm() -> None:
+    calls = []
+
+    def work() -> None:
+        time.sleep(0.05 if not calls else 0.001)
+        calls.append(1)
+
+    stage = timer.measure(work, 7, timer.Cpu())
+    assert stage.cold_s >= 0.05 > max(stage.warm_s)
+    assert len(stage.warm_s) == len(stage.returned_s) == 7 and stage.device_s is None
+    assert len(calls) == 1 + stage.warm_ups + 7 and 1 <= stage.warm_ups <= timer.MOST_WARM_UPS
+
+
+def test_sleeping_takes_wall_time_and_no_processor() -> None:
+    asleep = timer.measure(lambda: time.sleep(0.02), 3, timer.Cpu())
+    assert asleep.cpu_share < 0.5
+
+
+def test_peak_memory_is_that_of_the_work() -> None:
+    if clock.peak_memory_bytes("cpu") is None:
+        pytest.skip("this system does not tell")
+    stage = timer.measure(lambda: torch.ones(25_000_000), 3, timer.Cpu())  # 100 MB
+    if stage.host_extra_bytes == 0:
+        pytest.skip("this system does not restart its high-water mark")
+    assert stage.host_extra_bytes is not None and 90e6 < stage.host_extra_bytes < 250e6
+    assert stage.host_peak_bytes is not None and stage.host_peak_bytes > stage.host_extra_bytes
+
+
+def test_median_and_quartiles_by_hand() -> None:
+    values = [4.0, 1.0, 3.0, 2.0, 5.0]
+    assert [timer.quantile(values, share) for share in (0, 0.25, 0.5, 0.75, 1)] == [1, 2, 3, 4, 5]
+    assert timer.quantile([1.0, 2.0], 0.5) == 1.5
+    assert timer.quantile([7.0], 0.75) == 7
+
+
+def test_operations_are_those_of_the_matrix_products() -> None:
+    a, b = torch.ones(3, 5), torch.ones(5, 7)
+    assert timer.flops(lambda: a @ b) == 2 * 3 * 5 * 7
+    with torch.inference_mode():
+        assert timer.flops(lambda: a @ b) == 2 * 3 * 5 * 7
+    assert timer.flops(lambda: a + 1) is None
+    assert timer.flops(lambda: 1 / 0) is None
+
+
+def test_busy_cores_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda *_: "2.50 1.00 0.50 4/300 999")
+    assert timer.look("cpu", 1, cores=2).remarks == ["3 other threads wanted the 2 cores"]
+    assert timer.look("cpu", 1, cores=8).remarks == []
+
+
+class FakeNvml:
+    """As much of nvidia-ml-py as is asked, for a chip held back by heat and shared with another process."""
+
+    NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
+
+    class NVMLError(Exception):
+        pass
+
+    def __getattr__(self, name: str) -> Any:
+        def answer(*_: Any) -> Any:
+            if name == "nvmlDeviceGetPowerUsage":
+                raise self.NVMLError
+            others = [type("Process", (), {"pid": -1})]
+            return {"nvmlDeviceGetCurrentClocksEventReasons": 0x41, "nvmlDeviceGetComputeRunningProcesses": others}.get(
+                name, 70
+            )
+
+        return answer
+
+
+def test_a_gpu_tells_what_it_can() -> None:
+    found = timer._asked(FakeNvml(), None)
+    assert found["throttled"] == ["thermal (hardware)"] and found["other_processes"] == 1
+    assert found["temperature_c"] == 70 and "power_w" not in found
+
+
+# -- cells -------------------------------------------------------------------------------------------
+
+
+class Counting(Method):
+    """Counts its fits; scores by a product, so that its operations are known."""
+
+    fits = 0
+
+    def fit(self, episode: Episode) -> Counting:
+        type(self).fits += 1
+        self.weight = episode.text.weight
+        return self
+
+    def logits(self, image: torch.Tensor) -> torch.Tensor:
+        return image @ self.weight.T
+
+
+def test_work_is_done_as_often_as_said_and_counted_right() -> None:
+    image = torch.nn.functional.normalize(torch.randn(6, 4), dim=-1)
+    text = Text.from_prompts(["a", "b", "c"], torch.randn(3, 1, 4), 100.0)
+    episode = Episode(Features(image, torch.tensor([0, 0, 1, 1, 2, 2])), text, 2, 1)
+    timed = bench.time_work(bench.Work(Counting, {}, episode, image), 5, "cpu")
+    assert Counting.fits == 1 + timed.fit.warm_ups + 5 + 1  # cold, warm, counted, and once for the operations
+    assert timed.predict.flops == 2 * 6 * 4 * 3 and timed.fit.flops is None
+    assert timed.sizes == {"classes": 3, "support": 6, "test": 6, "views": 0}
+    assert timed.images_per_s == pytest.approx(6 / timed.predict.median_s)
+    json.dumps(timed.to_json(), allow_nan=False)
+
+
+def test_bench_writes_records_of_its_own_and_touches_no_cell(
+    harness_command: Command, make_pack: MakePack, home: Path
+) -> None:
+    make_pack()
+    words = ("--datasets", "toy", "--shots", "2", "--methods", "zero_shot,ncm", "--repeats", "3", "--device", "cpu")
+    code, out, err = harness_command("bench", *words, "--json")
+    assert code == 0, err
+    records = json.loads(out)
+    assert [record["identity"]["method"] for record in records] == ["zero_shot", "ncm"]
+    for record in records:
+        assert record["schema"] == bench.SCHEMA and record["provenance"]["machine"]["cpu"]
+        assert record["fit"]["cold_s"] > 0 and len(record["predict"]["warm_s"]) == 3
+        assert record["sizes"] == {"classes": 5, "support": 10, "test": 50, "views": 0}
+    stored = [json.loads(path.read_text()) for path in sorted((home / "results" / "bench").iterdir())]
+    key = json.dumps
+    assert sorted(map(key, stored)) == sorted(map(key, records))
+    assert not (home / "results" / "cells").exists()
+    code, out, err = harness_command("bench", *words)
+    assert code == 0 and "predict (s)" in out and "zero_shot" in out and "Median of 3 warm calls" in out
+    assert len(list((home / "results" / "bench").iterdir())) == 4  # nothing is replaced
+    code, _, err = harness_command("table")
+    assert code == 5 and "No results" in err
+
+
+def test_bench_refuses_what_cannot_be_timed(harness_command: Command, make_pack: MakePack) -> None:
+    make_pack()
+    toy = ("--datasets", "toy", "--shots", "2")
+    assert harness_command("bench", *toy, "--repeats", "2")[0] == 2
+    assert harness_command("bench", *toy, "--methods", "nonesuch")[0] == 2
+    assert harness_command("bench", *toy, "--device", "cuda:99")[0] == 8
+
+
+def test_bench_never_extracts(harness_command: Command, home: Path) -> None:
+    from harness.errors import Missing
+    from harness.plan import Cell, Plan
+
+    class Absent:
+        name = "toy"
+
+        def features_digest(self, *_: Any) -> str:
+            raise Missing("no pack")
+
+    spec = type("Spec", (), {"name": "ncm", "cls": Counting, "trains_encoder": False, "second_space": ""})
+    cell = Cell(Absent(), spec, 2, 1, "none", ())  # type: ignore[arg-type]
+    said: list[str] = []
+    with pytest.raises(Missing, match="harness run"):
+        list(bench.bench(Plan([cell], [cell], "cpu", "none"), 3, home, said.append))
+    assert said == ["toy ncm 2 shots seed 1: left out: its features are not here"]
+
+
+def test_a_method_that_fails_is_told_and_the_others_are_timed(
+    harness_command: Command, make_pack: MakePack, home: Path
+) -> None:
+    make_pack()
+    (home / "bad.py").write_text(
+        '"""Fails."""\nfrom dataclasses import dataclass\nfrom harness.types import Method\n\n@dataclass\nclass Bad(Method):\n'
+        "    def fit(self, episode):\n        raise ValueError('no way')\n    def logits(self, image):\n        return image\n"
+    )
+    code, out, err = harness_command("bench", "--datasets", "toy", "--shots", "2", "--methods", "./bad.py,ncm",
+                                     "--repeats", "3", "--device", "cpu", "--json")  # fmt: skip
+    assert code == 1 and "ValueError: no way" in err
+    assert [record["identity"]["method"] for record in json.loads(out)] == ["ncm"]
