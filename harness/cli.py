@@ -139,6 +139,7 @@ def _add_table(commands: Any) -> None:
     table.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
     _add_filters(table)
     table.add_argument("--allow-mixed", action="store_true", help="show what cannot be ranked together, ranked apart")
+    table.add_argument("--cost", action="store_true", help="show times, memory and parameters, each machine by itself")
     table.add_argument("--published", action="store_true", help="set published figures beside ours, with a verdict")
     table.add_argument("--by", metavar="AXIS", help="columns by dataset (default), shots or encoder")
     table.add_argument("--baseline", metavar="METHOD", help="show differences from this method")

@@ -39,10 +39,13 @@ class Cell:
     mark: str = ""  # shown behind the value
     place: int = 0
     signed: bool = False  # a difference
+    shown: str = ""  # how readers see the value, where it is not as it stands
 
     @property
     def number(self) -> str:
         """The value without its interval."""
+        if self.shown:
+            return self.shown
         if isinstance(self.value, Mean):
             return f"{round(self.value.mean, 2) + 0.0:{'+' if self.signed else ''}.2f}"  # + 0.0: no -0.00
         return "–" if self.value is None else printable(str(self.value))

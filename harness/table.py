@@ -353,7 +353,7 @@ def _caption(results: Sequence[Result]) -> str:
 
     kinds = {(w.seed, w.encoder, w.selection, w.prompts) for w in (result.identity for result in results)}
     seeds, encoders, selections, prompts = (set(values) for values in zip(*kinds, strict=True))
-    machines = {_machine(result) for result in results}
+    machines = {made_on(result) for result in results}
     return (
         f"Accuracy in %, mean over seeds {all_of(seeds)} ± half width of its 95 % t interval{_worth(len(seeds))}. "
         f"Encoder {all_of(encoders)}; selection {all_of(selections)}; prompts {all_of(prompts)}. "
@@ -374,6 +374,7 @@ def _worth(seeds: int) -> str:
     )
 
 
-def _machine(result: Result) -> str:
+def made_on(result: Result) -> str:
+    """The GPU of a record, else its processor."""
     made = result.provenance.get("machine") or {}
     return str(made.get("gpu") or made.get("cpu") or "an unnamed machine")

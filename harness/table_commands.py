@@ -30,11 +30,19 @@ def table(options: Namespace) -> int:
 
     if options.format not in FORMATS:
         raise UsageError(unknown("format", options.format, FORMATS))
+    if options.cost:
+        _refuse_beside_cost(options)
     if options.published:
         return _published(options)
     loaded = picked(options)
+    ranked = make_table(loaded, policies=ALL in (options.selection or ()))
+    if options.cost:
+        from harness.cost import cost_sheet
+
+        _print(cost_sheet(ranked, loaded, rows=options.rows, columns=options.columns), options.format)
+        return Exit.CORRUPT if loaded.problems else Exit.OK
     sheet = sheet_of(
-        make_table(loaded, policies=ALL in (options.selection or ())),
+        ranked,
         by=options.by or AXES[0],
         baseline=options.baseline,
         rows=options.rows,
@@ -42,6 +50,12 @@ def table(options: Namespace) -> int:
     )
     _print(sheet, options.format)
     return Exit.CORRUPT if loaded.problems else Exit.OK
+
+
+def _refuse_beside_cost(options: Namespace) -> None:
+    for name in ("published", "by", "baseline"):
+        if getattr(options, name):
+            raise UsageError(f"--cost and --{name} do not go together: leave one of them out.")
 
 
 def _published(options: Namespace) -> int:

@@ -43,6 +43,7 @@ ORDER = (
     "page",
     "beside",
     "published",
+    "cost",
     "sheet",
     "table",
     "isolate",
