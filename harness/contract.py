@@ -147,7 +147,7 @@ def _labelled_queries(method: type[Method], episode: Episode) -> tuple[Tensor, T
 
 def _score(method: type[Method], episode: Episode) -> Tensor:
     """The logits of a fresh fit on the example queries."""
-    return method().fit(episode).logits(_queries(method, episode))
+    return method(**method.quick).fit(episode).logits(_queries(method, episode))
 
 
 # -- the declaration -------------------------------------------------------------------------------------
@@ -204,7 +204,7 @@ def _global_state_is_left_alone(method: type[Method]) -> str:
     before = _global_state()
     with contextlib.suppress(Exception):  # whatever else is wrong is told by the other rules
         episode = _problem(method)
-        instance, (image, label) = _thinned(method().fit(episode)), _labelled_queries(method, episode)
+        instance, (image, label) = _thinned(method(**method.quick).fit(episode)), _labelled_queries(method, episode)
         instance.logits(image)
         instance.sweep(image, label)
     for name, value in _global_state().items():
@@ -214,21 +214,21 @@ def _global_state_is_left_alone(method: type[Method]) -> str:
 
 
 def _fit_returns_itself(method: type[Method]) -> str:
-    instance = method()
+    instance = method(**method.quick)
     given = instance.fit(_problem(method))
     return "" if given is instance else f"fit returned {type(given).__name__}: end it with `return self`."
 
 
 def _logits_are_finite_scores(method: type[Method]) -> str:
     episode = _problem(method)
-    instance, image = method(), _queries(method, episode)
+    instance, image = method(**method.quick), _queries(method, episode)
     instance.fit(episode)  # what it returns is for the rule above
     return _flaw(instance.logits(image), episode, image)
 
 
 def _fitting_twice_equals_fitting_once(method: type[Method]) -> str:
     episode = _problem(method)
-    instance, image = method().fit(episode), _queries(method, episode)
+    instance, image = method(**method.quick).fit(episode), _queries(method, episode)
     once = instance.logits(image)
     twice = instance.fit(episode).logits(image)
     return _differ(once, twice, RETRAINED, "after a second fit; start from the episode, not from the last fit")
@@ -237,7 +237,7 @@ def _fitting_twice_equals_fitting_once(method: type[Method]) -> str:
 def _nothing_is_left_of_an_earlier_problem(method: type[Method]) -> str:
     episode, other = _problem(method), _problem(method, (3, 3, 3), seed=2)
     image = _queries(method, episode)
-    after = method().fit(other).fit(episode).logits(image)
+    after = method(**method.quick).fit(other).fit(episode).logits(image)
     return _differ(_score(method, episode), after, RETRAINED, "after a fit to another problem; reset state in fit")
 
 
@@ -245,7 +245,7 @@ def _the_episode_stays_as_it_was(method: type[Method]) -> str:
     episode = _problem(method)
     image = _queries(method, episode)
     before = copy.deepcopy((episode, image))
-    method().fit(episode).logits(image)
+    method(**method.quick).fit(episode).logits(image)
     changed = _first_change(before, (episode, image))
     return f"{changed} was modified: clone a tensor before changing it in place." if changed else ""
 
@@ -264,7 +264,7 @@ def _rows_do_not_depend_on_their_batch(method: type[Method]) -> str:
     if method.transductive:
         return ""
     episode = _problem(method)
-    instance, image = method().fit(episode), _queries(method, episode)
+    instance, image = method(**method.quick).fit(episode), _queries(method, episode)
     whole = instance.logits(image)
     order = torch.randperm(len(image), generator=torch.Generator().manual_seed(3))
     mend = "; use no statistics of the batch, or declare transductive = True"
@@ -277,7 +277,7 @@ def _rows_do_not_depend_on_their_batch(method: type[Method]) -> str:
 
 def _logits_and_sweep_are_pure(method: type[Method]) -> str:
     episode = _problem(method)
-    instance, (image, label) = _thinned(method().fit(episode)), _labelled_queries(method, episode)
+    instance, (image, label) = _thinned(method(**method.quick).fit(episode)), _labelled_queries(method, episode)
     before = copy.deepcopy(vars(instance))
     first = instance.logits(image)
     instance.sweep(image, label)
@@ -289,7 +289,7 @@ def _logits_and_sweep_are_pure(method: type[Method]) -> str:
 
 def _at_leaves_the_fitted_method_alone(method: type[Method]) -> str:
     episode = _problem(method)
-    instance, image = method().fit(episode), _queries(method, episode)
+    instance, image = method(**method.quick).fit(episode), _queries(method, episode)
     before = instance.logits(image)
     for place in (0, -1):
         values = {name: values[place] for name, values in instance.logit_grid.items()}
@@ -301,7 +301,7 @@ def _at_leaves_the_fitted_method_alone(method: type[Method]) -> str:
 
 def _sweep_counts_what_logits_say(method: type[Method]) -> str:
     episode = _problem(method)
-    instance, (image, label) = _thinned(method().fit(episode)), _labelled_queries(method, episode)
+    instance, (image, label) = _thinned(method(**method.quick).fit(episode)), _labelled_queries(method, episode)
     counts, truth = instance.sweep(image, label), Method.sweep(instance, image, label)
     if not isinstance(counts, Tensor):
         return f"sweep returned {type(counts).__name__}; wanted integers {tuple(truth.shape)}, the shape of logit_grid."
@@ -321,7 +321,7 @@ def _every_fit_value_works(method: type[Method]) -> str:
     image = _queries(method, episode)
     for name, values in method.fit_grid.items():
         for value in {values[0], values[-1]}:
-            flaw = _flaw(method(**{name: value}).fit(episode).logits(image), episode, image)
+            flaw = _flaw(method(**{**method.quick, name: value}).fit(episode).logits(image), episode, image)
             if flaw:
                 return f"with {name}={value}: {flaw}"
     return ""
@@ -361,7 +361,7 @@ def _the_order_of_the_support_set_is_free(method: type[Method]) -> str:
 
 
 def _what_it_reports_can_be_recorded(method: type[Method]) -> str:
-    instance = method().fit(_problem(method))
+    instance = method(**method.quick).fit(_problem(method))
     trained = instance.trained_parameters()
     if isinstance(trained, bool) or not isinstance(trained, int) or trained < 0:
         return f"trained_parameters() gave {trained!r}: return a whole number, 0 when nothing is trained."

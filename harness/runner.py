@@ -209,7 +209,7 @@ def _labelled(held: Held, selection: str) -> Callable[[], Features]:
 def _common(cell: Cell, choice: Choice, views: Tensor | None) -> dict[str, Any]:
     method, cls = choice.method, cell.method.cls
     notes = [*choice.notes]
-    if cls.transductive:
+    if method.transductive:
         notes.append("transductive")
     if cls.views and views is None:
         notes.append("no augmented views in the pack: the plain image stands in")

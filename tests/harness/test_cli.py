@@ -376,6 +376,47 @@ def pictures(folder: Path) -> Path:
     return folder
 
 
+def test_methods_through_the_encoder_run_on_images(home: Path, harness_command: Command) -> None:
+    """Pixels reach them behind the lock: their own shots while they fit, others only through the runner."""
+    harness_command("data", "add", pictures(home / "pics"), "--name", "colours", "--templates", "something {}.")
+    chosen = (
+        "coop[epochs=1]",
+        "clip_lora[steps=1,batch=4]",
+        "wise_ft[steps=1,batch=4]",
+        "prolip[epochs=1]",
+        "zero_shot",
+    )
+    only = ("--datasets", "colours", "--encoder", "demo", "--shots", "2", "--seeds", "1")
+    code, out, err = harness_command("run", "--methods", ",".join(chosen), *only, "--json")
+    records = {record["method"]: record for record in json.loads(out)["records"]}
+    assert code == 0, err
+    assert {record["status"] for record in records.values()} == {"ok"} and len(records) == 5
+    stored = {result.identity.method: result for result in harness.load().results}
+    assert stored["clip_lora"].trained_parameters == 7680 and stored["clip_lora"].configurations_tried == 1
+    assert stored["wise_ft"].configurations_tried == 11 and stored["wise_ft"].labels_for_selection == 6
+    assert stored["zero_shot"].test is not None and stored["clip_lora"].test is not None
+    assert stored["zero_shot"].test.total == stored["clip_lora"].test.total
+
+
+@pytest.mark.parametrize(("own", "ending"), [(True, 0), (False, 1)])
+def test_a_method_opens_its_own_shots_and_no_other_image(
+    home: Path, harness_command: Command, own: bool, ending: int
+) -> None:
+    harness_command("data", "add", pictures(home / "pics"), "--name", "colours")
+    (home / "greedy.py").write_text(
+        "from pathlib import Path\nfrom harness import Method\nclass Greedy(Method):\n    trains_encoder = True\n"
+        "    def fit(self, e):\n        self.w = e.text.weight\n        shots = {str(p) for p in e.images.paths}\n"
+        f"        for c in ('red', 'green', 'blue'):\n            for i in range(12):\n"
+        f"                path = Path({str(home / 'pics')!r}, c, f'{{i}}.png')\n"
+        f"                if (str(path) in shots) == {own}:\n                    path.read_bytes()\n"
+        "        return self\n    def logits(self, x):\n        return x @ self.w.T\n"
+    )
+    only = ("--datasets", "colours", "--encoder", "demo", "--shots", "2", "--seeds", "1")
+    code, out, _ = harness_command("run", "--methods", "./greedy.py", *only, "--json")
+    assert code == ending
+    assert ("reached for held-out data" in str(json.loads(out)["records"][0]["error"])) == (not own)
+
+
 def test_a_folder_of_images_runs_like_any_data_set(home: Path, harness_command: Command) -> None:
     code, out, _ = harness_command(
         "data", "add", pictures(home / "pics"), "--name", "colours", "--templates", "something {}."
