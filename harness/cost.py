@@ -32,7 +32,7 @@ NOTE = (
     "each stands by itself. Extract: of making a data set's features once for all methods, the longest run of it, as "
     "the others found them made. Select: all other fits of the search and its scoring. Images/s: at predict. "
     "Parameters and memory: the most of any cell; memory is of the whole process on a CPU, of torch's allocator on a "
-    "GPU. For medians over repeats: harness bench.",
+    "GPU. For medians over repeats: harness bench."
 )
 
 
@@ -60,13 +60,16 @@ def cost_sheet(table: Table, loaded: Loaded, *, rows: int | None = None, columns
             costs = _costs(cells if whole else {}, extract[key[1]] if whole else None)
             lines.append([*_identity(row), *costs, *_sizes(cells), Cell(machine)])
             groups.append((machine, group_of(row)))
-    varied = {name for name in IDENTITY if len({getattr(row, name) for row in table.rows}) > 1} | {"shots"}
-    heads = [Column("method", "method", "text")]
-    heads += [Column(n, n, "count" if n == "shots" else "text", shown=n in varied) for n in IDENTITY]
-    heads += [Column("rank", "#", "count"), Column("average", "average")]
     said = [NOTE, *notes, *table.notes]
-    sheet = Sheet([*heads, *COLUMNS], lines, groups, table.caption, said)
+    sheet = Sheet([*_heads(table), *COLUMNS], lines, groups, table.caption, said)
     return limited(with_columns(sheet, columns), rows, groups)
+
+
+def _heads(table: Table) -> list[Column]:
+    """What says which row this is, and how well it does."""
+    varied = {name for name in IDENTITY if len({getattr(row, name) for row in table.rows}) > 1} | {"shots"}
+    which = [Column(n, n, "count" if n == "shots" else "text", shown=n in varied) for n in IDENTITY]
+    return [Column("method", "method", "text"), *which, Column("rank", "#", "count"), Column("average", "average")]
 
 
 def _by_machine(results: Iterable[Result], datasets: Collection[str]) -> dict[str, dict[Line, dict[Pair, Result]]]:
@@ -133,8 +136,8 @@ def _sizes(cells: Cells) -> list[Cell]:
 def _mean_of(cells: Cells, name: str) -> float | None:
     """Mean over data sets of the mean over seeds of a field of timing; None where one is not known."""
     by_set: dict[str, list[float | None]] = defaultdict(list)
-    for (name, _), result in cells.items():
-        by_set[name].append(getattr(result.timing, name))
+    for (dataset, _), result in cells.items():
+        by_set[dataset].append(getattr(result.timing, name))
     means = [_mean(found) for found in by_set.values()]
     return _mean(means)
 
