@@ -13,6 +13,7 @@ from methods import _maths
 
 SPREAD = 1e-10  # of the squared lengths: less spread within classes than this is rounding
 ROWS = 512  # of one product in the rows' own precision; products are added up in float64
+COLUMNS = 128  # of one strip of a symmetric product
 
 
 @dataclass(frozen=True)
@@ -45,16 +46,36 @@ def view_rows(support: Features) -> Tensor:
 
 
 def moments(images: Tensor, counts: tuple[int, ...]) -> Moments:
-    """Of rows (V, N, D), each view in class-major order. Cost: V * N * D^2; memory: one view in float64."""
+    """Of rows (V, N, D), each view in class-major order. Cost: V * N * D^2 * 5 / 8; memory: one view.
+
+    Rows are taken about a class mean in their own precision; what that mean is off is put right in float64.
+    """
     count = len(images) * torch.tensor(counts, device=images.device).double()  # (C,)
-    sums = torch.stack([_maths.class_sums(view.double().T, counts).T for view in images])  # (V, C, D)
-    mean = sums.sum(0) / count[:, None]  # (C, D)
-    of_row = mean.repeat_interleave(torch.tensor(counts, device=images.device), 0)  # (N, D)
-    scatter = mean.new_zeros(images.shape[-1], images.shape[-1])
+    about = (_class_rows(images.mean(0), counts) / count[:, None] * len(images)).to(images)  # (C, D)
+    of_row = about.repeat_interleave(torch.tensor(counts, device=images.device), 0)  # (N, D)
+    off = count.new_zeros(about.shape)  # (C, D)
+    scatter = count.new_zeros(images.shape[-1], images.shape[-1])
     for view in images:
-        for z in (view - of_row).to(view).split(ROWS):  # (b, D)
-            scatter += z.T @ z
-    return Moments(count, mean, scatter)
+        z = view - of_row  # (N, D)
+        off += _class_rows(z, counts)
+        _add_products(scatter, z)
+    off /= count[:, None]
+    scatter = scatter.tril() + scatter.tril(-1).T - off.T * count @ off
+    return Moments(count, about + off, scatter)
+
+
+def _class_rows(x: Tensor, counts: tuple[int, ...]) -> Tensor:
+    """Sum the rows of each class: (N, D) -> (C, D)."""
+    if min(counts) == max(counts):
+        return x.reshape(len(counts), counts[0], -1).sum(1)  # along rows: 8 times as fast as over columns
+    return _maths.class_sums(x.T, counts).T
+
+
+def _add_products(lower: Tensor, z: Tensor) -> None:
+    """Add z^T z (D, D) to the lower triangle; above it, some of the products are left out."""
+    for part in torch.split(z, ROWS):  # (b, D)
+        for end in range(COLUMNS, part.shape[1] + COLUMNS, COLUMNS):
+            lower[end - COLUMNS : end, :end] += part[:, end - COLUMNS : end].T @ part[:, :end]
 
 
 def classifier(covariance: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:

@@ -109,6 +109,22 @@ def test_the_shared_covariance_is_positive_definite():
     assert torch.linalg.eigvalsh(ridge).min() > 0
 
 
+@pytest.mark.parametrize("counts", [(4, 4, 4), (5, 1, 6)])
+def test_moments_are_those_of_all_views_about_their_class_means(monkeypatch, counts):
+    """However the symmetric product is cut into strips, and far from the origin too."""
+    monkeypatch.setattr(_gauss, "ROWS", 5)
+    monkeypatch.setattr(_gauss, "COLUMNS", 3)
+    draws = torch.Generator().manual_seed(0)
+    images = 10 + torch.randn(3, sum(counts), 8, generator=draws)  # (V, N, D)
+    of = _gauss.moments(images, counts)
+    rows = images.double().transpose(0, 1)  # (N, V, D)
+    classes = [part.flatten(0, 1) for part in torch.split(rows, counts)]
+    torch.testing.assert_close(of.mean, torch.stack([part.mean(0) for part in classes]), atol=1e-6, rtol=0)
+    scatter = sum((part - part.mean(0)).T @ (part - part.mean(0)) for part in classes)
+    torch.testing.assert_close(of.scatter, scatter, atol=1e-4, rtol=0)
+    assert of.count.tolist() == [3 * many for many in counts]
+
+
 def test_the_search_counts_what_scoring_counts():
     episode = example_episode((3, 2, 4), raw=True, views=2)
     method, (image, label) = Gda().fit(episode), example_queries(episode, raw=True)

@@ -40,6 +40,15 @@ def test_the_contrastive_loss_and_its_gradient_are_those_of_the_definition(label
     torch.testing.assert_close(*(torch.autograd.grad(loss, x)[0] for loss in (fast, slow)))
 
 
+@pytest.mark.parametrize("strip", [1, 3, 4, 7])
+def test_the_contrastive_loss_does_not_depend_on_how_its_symmetric_product_is_cut(monkeypatch, strip):
+    monkeypatch.setattr(_maths, "STRIP", strip)
+    label, x = torch.tensor([0, 1, 0, 2, 1, 1, 3, 0]), rows(8).requires_grad_(True)
+    cut, slow = (form(_maths.unit(x), label, 0.1) for form in (_maths.supervised_contrastive, plain_contrast))
+    assert cut.item() == pytest.approx(slow.item(), rel=1e-9)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, x)[0] for loss in (cut, slow)))
+
+
 def test_the_contrastive_gradient_meets_finite_differences():
     label = torch.tensor([0, 0, 1, 1, 2])
     x = rows(5, 3).requires_grad_(True)
