@@ -16,6 +16,7 @@ import numpy
 import torch
 from torch import Tensor
 
+from harness import toy_clip
 from harness.errors import UsageError
 from harness.imo import SPACE
 from harness.types import Episode, Features, Method, Text
@@ -39,14 +40,13 @@ def check(method: type[Method]) -> list[Finding]:
     """Run every rule on tiny synthetic problems, on the CPU, in seconds.
 
     Where the declaration itself is wrong, or no fit or no score comes out at all, only that is reported. Methods
-    that train the encoder are not run. What a method prints goes to standard error; global state is put back.
+    that train through the encoder get a tiny one with random weights. What a method prints goes to standard error;
+    global state is put back.
     """
     with contextlib.redirect_stdout(sys.stderr):
         declared = [_run(rule, method) for rule in _DECLARATION]
         if not all(finding.ok for finding in declared):
             return declared
-        if method.trains_encoder:
-            return [*declared, Finding("behaviour", True, "not run: the method needs an encoder and images")]
         state = _run(_global_state_is_left_alone, method)  # the first to run it: what is set once, is set now
         basic = [_run(rule, method) for rule in _BASIC]
         rest = _BEHAVIOUR if all(finding.ok for finding in basic) else ()
@@ -134,6 +134,9 @@ def _lengths(image: Tensor, raw: bool, halves: int = 1) -> Tensor:
 
 def _problem(method: type[Method], counts: Sequence[int] = (4, 4, 4, 4, 4), **wanted: Any) -> Episode:
     declared = {"views": min(method.views, 3), "raw": method.raw, "second_space": bool(method.second_space)}
+    if method.trains_encoder:  # whose width is its own
+        asked = {name: wanted.get(name, declared.get(name, 1)) for name in ("views", "raw", "seed")}
+        return toy_clip.toy_episode(counts, **asked)
     return example_episode(counts, **{**declared, **wanted})
 
 
@@ -142,6 +145,8 @@ def _queries(method: type[Method], episode: Episode) -> Tensor:
 
 
 def _labelled_queries(method: type[Method], episode: Episode) -> tuple[Tensor, Tensor]:
+    if method.trains_encoder:
+        return toy_clip.toy_queries(episode, 6, raw=method.raw, pixels=method.pixels)
     return example_queries(episode, raw=method.raw, second_space=bool(method.second_space))
 
 

@@ -97,9 +97,13 @@ class ClipLora(Method):
         with torch.no_grad():
             return _towers.unit_text(self.model, self.tokens, self._prompts())  # (C, D)
 
+    def class_vectors(self) -> Tensor:
+        """What images are compared with: (C, D)."""
+        return self.weight
+
     def logits(self, image: Tensor) -> Tensor:
         with torch.no_grad():
-            return self.scale * self._encode(image) @ self.weight.T  # (B, C)
+            return self.scale * self._encode(image) @ self.class_vectors().T  # (B, C)
 
     def trained_parameters(self) -> int:
         return sum(layer.down.numel() + layer.up.numel() for layer in self.layers)

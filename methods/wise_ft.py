@@ -47,9 +47,11 @@ class WiseFt(ClipLora):
         for layer in self.layers:
             layer.scale = self.blend * self.lora_alpha / self.rank
 
+    def class_vectors(self) -> Tensor:
+        return self.weights[self.blend]
+
     def logits(self, image: Tensor) -> Tensor:
         self._set_blend()  # each time: copies made by `at` share the model
-        self.weight = self.weights[self.blend]
         return super().logits(image)
 
     def at(self, values: Mapping[str, Any]) -> Self:

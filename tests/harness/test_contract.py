@@ -411,10 +411,41 @@ def test_a_field_that_can_be_recorded_is_left_in_peace(value):
     assert broken(Even) == {}
 
 
-def test_a_method_that_trains_the_encoder_is_only_read():
-    findings = check(variant(trains_encoder=True, fit=None))
-    assert all(finding.ok for finding in findings)
-    assert findings[-1].message.startswith("not run")
+def test_a_method_that_trains_through_the_encoder_is_tried_on_a_tiny_one():
+    """One that encodes pixels itself, soundly; and one whose scores depend on the other pictures of the batch."""
+
+    def fit(self, episode):
+        self.weight, self.clip, self.model = episode.text.weight, episode.encoder, episode.encoder.copy()
+        return self
+
+    def logits(self, image):
+        with torch.no_grad():
+            return self.model.encode_image(self.clip.normalise(image)) @ self.weight.T
+
+    def centred(self, image):
+        return logits(self, image) - logits(self, image).mean(0)
+
+    declared = {"trains_encoder": True, "pixels": True, "fit": fit}
+    assert all(finding.ok for finding in check(variant(**declared, logits=logits)))
+    broken = [finding.name for finding in check(variant(**declared, logits=centred)) if not finding.ok]
+    assert broken == ["rows do not depend on their batch"]
+
+
+def test_the_tiny_encoder_is_the_same_each_time_and_stays_as_it_was():
+    from harness import toy_clip
+
+    one, two = (toy_clip.toy_episode((2, 3), views=2, raw=False, seed=4) for _ in range(2))
+    assert torch.equal(one.support.image, two.support.image) and torch.equal(one.support.views, two.support.views)
+    copied = one.encoder.copy()
+    with torch.no_grad():
+        for parameter in copied.parameters():
+            parameter.add_(1)
+    again = toy_clip.toy_episode((2, 3), views=2, raw=False, seed=4)
+    assert torch.equal(again.support.image, one.support.image)
+    plain, crop = one.images.plain([1]), one.images.augmented([1], draw=3)
+    assert plain.dtype == crop.dtype == torch.uint8 and plain.shape == crop.shape == (1, 3, 16, 16)
+    assert torch.equal(crop, two.images.augmented([1], draw=3))
+    assert torch.equal(one.images.subset([1]).plain([0]), plain)
 
 
 def test_state_in_lists_and_records_is_watched():
