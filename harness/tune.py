@@ -124,7 +124,7 @@ def _search(cls: type[Method], overrides: Mapping[str, Any], trials: Sequence[Tr
         first_best = max(range(len(counts)), key=counts.__getitem__)
         if best is None or counts[first_best] > best.val.correct:
             val = Score(correct=counts[first_best], total=total, accuracy=100 * counts[first_best] / total)
-            best = _Won(point, _points(method.logit_grid)[first_best], method, fit_s, val, 0)
+            best = _Won(point, _point(method.logit_grid, first_best), method, fit_s, val, 0)
     assert best is not None
     return replace(best, tried=tried)
 
@@ -232,7 +232,7 @@ def _counts(method: Method, labelled: Callable[[], Features]) -> tuple[list[int]
     sizes = tuple(len(values) for values in method.logit_grid.values())
     if tuple(counts.shape) != sizes:
         raise ValueError(f"sweep gave counts of shape {tuple(counts.shape)}, but logit_grid has {sizes}")
-    flat = [int(count) for count in counts.reshape(-1)]
+    flat = [int(count) for count in counts.reshape(-1).tolist()]  # one by one from a tensor takes a second
     if not all(0 <= count <= len(held) for count in flat):
         raise ValueError(f"sweep counted {max(flat)} right answers among {len(held)} images")
     return flat, len(held)
@@ -240,6 +240,15 @@ def _counts(method: Method, labelled: Callable[[], Features]) -> tuple[list[int]
 
 def _points(grid: Grid) -> list[dict[str, Any]]:
     return [dict(zip(grid, point, strict=True)) for point in itertools.product(*grid.values())]
+
+
+def _point(grid: Grid, number: int) -> dict[str, Any]:
+    """`_points(grid)[number]` without the others, of which there may be 200,000."""
+    point: dict[str, Any] = {}
+    for name in reversed(list(grid)):
+        number, place = divmod(number, len(grid[name]))
+        point[name] = grid[name][place]
+    return {name: point[name] for name in grid}
 
 
 def _pinned(grid: Grid, overrides: Mapping[str, Any]) -> dict[str, list[Any]]:

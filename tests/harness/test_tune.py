@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from harness.errors import UsageError
-from harness.tune import cross_validation, folds, tune, values_of
+from harness.tune import _point, _points, cross_validation, folds, tune, values_of
 from harness.types import Episode, Features, Method, Text
 
 CLASSES, DIM = 3, 4
@@ -282,3 +282,9 @@ def test_a_grid_that_fit_replaces_is_the_one_searched() -> None:
 def test_times_of_cross_validation_are_apart() -> None:
     choice = tune(Nearest, {}, support([4, 4]), "support-cv", never, "cpu")
     assert 0 < choice.fit_s < choice.select_s  # eight fits and scores against one
+
+
+def test_a_point_of_a_grid_is_found_without_the_others():
+    for grid in ({}, {"a": (1, 2)}, {"b": ("x", "y", "z"), "a": (0.5,), "c": (1, 2)}):
+        points = _points(grid)
+        assert [_point(grid, number) for number in range(len(points))] == points
