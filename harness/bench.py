@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from harness import files, machine, timer
+from harness import files, machine, room, timer
 from harness.errors import HarnessError, Missing, UsageError
 from harness.plan import Cell, Note, Plan
 from harness.runner import predict
@@ -123,6 +123,7 @@ def bench(plan: Plan, repeats: int, results: Path, note: Note) -> Iterator[dict[
             "Nothing to time: no cell has its features here. Make them with the same --methods, --datasets, --shots "
             "and --seeds: harness run …"
         )
+    room.check(here, plan.device)
     for cell in here:
         try:
             timed = time_work(_work(cell), repeats, plan.device)

@@ -6,6 +6,7 @@ A cell that fails becomes a record of its own and never stops the others.
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -16,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from harness import clock, isolate, lock, machine
+from harness import clock, isolate, lock, machine, room
+from harness.encoder import out_of_memory
 from harness.episodes import Held, Source
-from harness.errors import HarnessError
+from harness.errors import HarnessError, Missing
 from harness.files import cache_root, data_root
 from harness.plan import Cell, Plan, Record, RunSpec, make_plan
 from harness.results import Store, check_record, score
@@ -28,6 +30,8 @@ from harness.watch import Watch
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 LONGEST_ERROR = 400  # characters of an error that a record keeps
 ALIKE = 1e-2  # how far logits of a row alone may be from those in a batch, against the largest
@@ -59,6 +63,7 @@ def run(spec: RunSpec, watch: Watch | None = None) -> Report:
     watch.begin(plan)
     try:
         if plan.missing:
+            room.check(plan.missing, plan.device)
             with lock.on_watch():
                 for source, cells in plan.by_source():
                     _run_source(source, cells, store, report, watch)
@@ -135,11 +140,12 @@ def run_cell(
         with lock.cell(cls.__module__) as verify, child or nullcontext():
             episode = source.episode(cell.shots, cell.seed, cls)
             held = [record.source.held(cell.shots, cell.seed, cls) for record in cell.records]
-            meter = clock.Meter(device)
+            meter, queue = clock.Meter(device), clock.queued(device)
             labelled = _labelled(held[0], cell.selection)
             choose = child.tune if child else tune
             choice = choose(cls, cell.method.overrides, episode, cell.selection, labelled, device)
             costs = [None if child else meter.seconds(), *[0.0] * (len(held) - 1)]  # the first is that of the fit
+            queues = [None if child else seconds for seconds in (_since(queue, device), *costs[1:])]
             common = _common(cell, choice, episode.support.views)
             sets = [(record.source.columns, here) for record, here in zip(cell.records, held, strict=True)]
             classes = len(episode.text.classes)
@@ -157,10 +163,10 @@ def run_cell(
                 cell,
                 record,
                 test,
-                _timing(choice, test, made, extract_s, device, cost, pace),
+                _timing(choice, test, made, extract_s, device, cost, queued, pace),
                 common,
             )
-            for record, test, made, cost in zip(cell.records, tests, predicted, costs, strict=True)
+            for record, test, made, cost, queued in zip(cell.records, tests, predicted, costs, queues, strict=True)
         ]
     except HarnessError as error:
         return _failed(cell, str(error), device, started, begun)
@@ -187,7 +193,14 @@ def _result(cell: Cell, record: Record, test: Score, timing: Timing, common: dic
 
 
 def _timing(
-    choice: Choice, test: Score, made: _Predicted, extract_s: float, device: str, cost: float | None, pace: float
+    choice: Choice,
+    test: Score,
+    made: _Predicted,
+    extract_s: float,
+    device: str,
+    cost: float | None,
+    queued: float | None,
+    pace: float,
 ) -> Timing:
     return Timing(
         extract_s=extract_s,
@@ -198,7 +211,14 @@ def _timing(
         device=device,
         cost_s=None if cost is None else cost + made.cost,
         reference_s=pace,
+        queued_s=None if queued is None or made.queued is None else queued + made.queued,
     )
+
+
+def _since(queue: float | None, device: str) -> float | None:
+    """Seconds in the queue since it was read."""
+    now = clock.queued(device)
+    return None if queue is None or now is None else now - queue
 
 
 def _labelled(held: Held, selection: str) -> Callable[[], Features]:
@@ -236,6 +256,7 @@ class _Predicted:
     prediction: Tensor  # (N,)
     seconds: float
     cost: float  # as clock.Meter counts
+    queued: float | None  # of `seconds`, in the queue for a processor
 
 
 def _predict_test(method: Method, held: Held, classes: int, columns: Sequence[int], device: str) -> _Predicted:
@@ -243,12 +264,12 @@ def _predict_test(method: Method, held: Held, classes: int, columns: Sequence[in
     meter, image = clock.Meter(device), held.test_image()  # (N, D)
     some = image[list(range(0, len(image), max(1, len(image) // 3)))[:3]]  # (3, D)
     alone = [] if method.transductive else [logits_of(method, row[None]) for row in some]  # each (1, C)
-    watch = clock.Stopwatch(device)
+    watch, queue = clock.Stopwatch(device), clock.queued(device)
     prediction = predict(method, image, classes, columns)  # (N,)
-    seconds = watch.seconds()
+    seconds, waited = watch.seconds(), _since(queue, device)
     if alone:
         _check_rows_stood_alone(method, alone, some, image[:64])
-    return _Predicted(prediction, seconds, meter.seconds())
+    return _Predicted(prediction, seconds, meter.seconds(), waited)
 
 
 def _check_rows_stood_alone(method: Method, alone: list[Tensor], some: Tensor, first: Tensor) -> None:
@@ -274,16 +295,38 @@ def predict(method: Method, image: Tensor, classes: int, columns: Sequence[int] 
     import torch
 
     rows = len(image) if method.transductive else PIXEL_ROWS if method.pixels else ROWS
-    found = []
-    for start in range(0, len(image), rows):
+    found: list[Tensor] = []
+    start = 0
+    while start < len(image):
         block = image[start : start + rows]  # (B, D)
-        logits = logits_of(method, block)
-        if tuple(logits.shape) != (len(block), classes):
-            raise ValueError(f"logits has shape {tuple(logits.shape)}, not {(len(block), classes)}")
-        if not bool(torch.isfinite(logits).all()):
-            raise ValueError("logits holds NaN or infinity")
-        found.append(torch.argmax(logits[:, list(columns)] if columns else logits, 1))
+        try:
+            found.append(_classes_of(method, block, classes, columns))
+            start += len(block)
+        except (RuntimeError, MemoryError) as error:
+            if method.transductive or not out_of_memory(error):
+                raise
+            rows = _fewer(len(block), image.device)
     return torch.cat(found)
+
+
+def _classes_of(method: Method, block: Tensor, classes: int, columns: Sequence[int]) -> Tensor:
+    """The class with the largest logit of one block: (B, D) -> (B,)."""
+    import torch
+
+    logits = logits_of(method, block)  # (B, C)
+    if tuple(logits.shape) != (len(block), classes):
+        raise ValueError(f"logits has shape {tuple(logits.shape)}, not {(len(block), classes)}")
+    if not bool(torch.isfinite(logits).all()):
+        raise ValueError("logits holds NaN or infinity")
+    return torch.argmax(logits[:, list(columns)] if columns else logits, 1)
+
+
+def _fewer(failed: int, device: Any) -> int:
+    """Half of the rows that did not fit."""
+    if failed == 1:
+        raise Missing(f"Not enough memory on {device} to score even one row.")
+    log.warning("memory ran out on %s: scoring goes on with blocks of %d rows", device, failed // 2)
+    return failed // 2
 
 
 def count(prediction: Tensor, label: Tensor, classes: int) -> Score:

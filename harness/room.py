@@ -1,0 +1,125 @@
+"""Whether a cell can fit into memory, told before any work: the least that it holds at one time, against what is free.
+
+The estimate is a lower bound from sizes that are known without reading features: what it refuses cannot fit; what it
+lets pass may still be too much for a method that keeps tables of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness import encoder
+from harness.episodes import ImageSource, PackSource, Source
+from harness.errors import Missing
+from harness.plan import Cell
+
+FLOAT = 4  # bytes of a feature's number in memory, whatever it is stored in
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes of everything that is held at the same time."""
+
+    device: str
+    parts: dict[str, int]
+
+    @property
+    def bytes(self) -> int:
+        return sum(self.parts.values())
+
+
+def check(cells: Iterable[Cell], device: str) -> None:
+    """Raise Missing for the first cell that cannot fit. Cost: one look per data set, shots and views."""
+    looked = set[tuple[int, int, int, str]]()
+    free: dict[str, int | None] = {}
+    for cell in cells:
+        kind = (id(cell.source), cell.shots, cell.method.cls.views, cell.method.second_space)
+        if kind in looked or cell.method.trains_encoder:
+            continue
+        looked.add(kind)
+        for need in needs(cell, device):
+            if need.device not in free:
+                free[need.device] = free_bytes(need.device)
+            have = free[need.device]
+            if have is not None and need.bytes > have:
+                raise Missing(_refusal(cell, need, have))
+
+
+def needs(cell: Cell, device: str) -> list[Need]:
+    """The least that a cell holds: while its shots are picked, and while its largest held-out part is scored."""
+    views, halves = cell.method.cls.views, 2 if cell.method.second_space else 1
+    dim, classes, train = _shape(cell.source, device)
+    support = classes * cell.shots * dim * FLOAT * (1 + views) * halves
+    held = max(max(_held_bytes(record.source, device)) for record in cell.records) * halves
+    scored = Need(device, {"support images and views": support, "held-out images, as read and at unit norm": 2 * held})
+    return [Need("cpu", {"the training part of the pack": train}), scored]
+
+
+def _shape(source: Source, device: str) -> tuple[int, int, int]:
+    """Width of features, number of classes, and bytes of the training part where it is read as a whole."""
+    if isinstance(source, PackSource):
+        return source.pack.info.dim, len(source.pack.info.classes), _file(source, "train")
+    assert isinstance(source, ImageSource)
+    return _dim(source, device), len(source.split.classes), 0
+
+
+def _dim(source: ImageSource, device: str) -> int:
+    return encoder.card(source.encoder, device, source.fingerprint["precision"]).dim
+
+
+def _held_bytes(source: Source, device: str) -> tuple[int, int]:
+    """Bytes of validation and of test features."""
+    if isinstance(source, PackSource):
+        return _file(source, "val"), _file(source, "test")
+    assert isinstance(source, ImageSource)
+    dim = _dim(source, device)
+    return len(source.split.val) * dim * FLOAT, len(source.split.test) * dim * FLOAT
+
+
+def _file(source: PackSource, part: str) -> int:
+    """Bytes on disk: in memory they are as many, or twice as many where half precision is stored."""
+    found = source.pack.info.files.get(f"{part}.safetensors")
+    return 0 if found is None else found.bytes
+
+
+def _refusal(cell: Cell, need: Need, have: int) -> str:
+    parts = ", ".join(f"{what}: {size:,}" for what, size in need.parts.items())
+    return (
+        f"{cell.name} cannot fit: it needs at least {need.bytes:,} bytes of memory on {need.device} ({parts}), and "
+        f"{have:,} are free. Use fewer --shots, an --encoder with narrower features, or a machine with more memory."
+    )
+
+
+# -- what is free ------------------------------------------------------------------------------------
+
+
+def free_bytes(device: str) -> int | None:
+    """Memory that a new allocation can have; None where the system does not tell."""
+    if device.startswith("cuda"):
+        import torch
+
+        return int(torch.cuda.mem_get_info(device)[0])
+    told = [value for value in (_system_free(), _group_free(Path("/sys/fs/cgroup"))) if value is not None]
+    return min(told, default=None)
+
+
+def _system_free() -> int | None:
+    """Available memory and free swap of a Linux system."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+        told = {words[0]: int(words[1]) * 1024 for words in lines}
+        return told["MemAvailable:"] + told.get("SwapFree:", 0)
+    return None
+
+
+def _group_free(folder: Path) -> int | None:
+    """What a container's limit leaves, with its file cache counted as free; None without a limit."""
+    with contextlib.suppress(OSError, ValueError):
+        limit = int((folder / "memory.max").read_text())  # "max" where there is none
+        used = int((folder / "memory.current").read_text())
+        cached = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        return max(0, limit - used + int(cached.get("inactive_file", 0)))
+    return None

@@ -1,0 +1,114 @@
+"""Memory: what cannot fit is refused before work starts, with the bytes; a block that runs out shrinks and says so."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness import room
+from harness.errors import Missing
+from harness.plan import RunSpec, make_plan
+from harness.results import Store
+from harness.runner import predict
+from harness.types import Episode, Method
+
+Command = Callable[..., tuple[int, str, str]]
+MakePack = Callable[..., Path]
+TOY = ("--datasets", "toy", "--shots", "2", "--methods", "ncm,zero_shot")
+
+
+def test_needs_are_those_of_the_files_and_the_shots(make_pack: MakePack) -> None:
+    folder = make_pack(classes=5, dim=16)
+    plan = make_plan(RunSpec(methods=["ncm"], datasets=["toy"], shots=[2], seeds=[1]), Store(Path("results")))
+    reading, scoring = room.needs(plan.cells[0], "cpu")
+    assert reading.bytes == (folder / "train.safetensors").stat().st_size
+    support = 5 * 2 * 16 * 4 * (1 + plan.cells[0].method.cls.views)
+    assert scoring.bytes == support + 2 * (folder / "test.safetensors").stat().st_size  # larger than val
+
+
+def test_images_need_as_much_as_their_features_will(monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness import encoder
+    from harness.episodes import ImageSource
+    from harness.types import Split
+
+    monkeypatch.setattr(encoder, "card", lambda *_: type("Card", (), {"dim": 512}))
+    source = object.__new__(ImageSource)
+    source.encoder, source.fingerprint = "made-up", {"precision": "fp32"}
+    source.split = Split(("a", "b"), val=(("1", 0),) * 10, test=(("1", 0),) * 1000)
+    assert room._held_bytes(source, "cpu") == (10 * 512 * 4, 1000 * 512 * 4)
+    assert room._shape(source, "cpu") == (512, 2, 0)
+
+
+def test_a_cell_that_cannot_fit_is_refused_before_anything_is_done(
+    harness_command: Command, make_pack: MakePack, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_pack()
+    monkeypatch.setattr(room, "free_bytes", lambda _: 1000)
+    code, _, err = harness_command("run", *TOY)
+    assert code == 8
+    assert "cannot fit: it needs at least" in err and "bytes" in err and "1,000 are free" in err
+    assert not any((home / "results" / "cells").glob("*.json"))
+    code, _, err = harness_command("bench", *TOY)
+    assert code == 8 and "cannot fit" in err
+
+
+def test_what_fits_runs_and_an_unknown_limit_refuses_nothing(
+    harness_command: Command, make_pack: MakePack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_pack()
+    monkeypatch.setattr(room, "free_bytes", lambda _: None)
+    assert harness_command("run", *TOY)[0] == 0
+
+
+def test_a_containers_limit_counts(tmp_path: Path) -> None:
+    assert room._group_free(tmp_path) is None
+    for name, text in (
+        ("memory.current", "700"),
+        ("memory.stat", "anon 500\ninactive_file 200"),
+        ("memory.max", "1000"),
+    ):
+        (tmp_path / name).write_text(text)
+    assert room._group_free(tmp_path) == 500
+    (tmp_path / "memory.max").write_text("max\n")
+    assert room._group_free(tmp_path) is None
+
+
+def test_this_machine_has_some_memory() -> None:
+    free = room.free_bytes("cpu")
+    assert free is None or free > 0
+
+
+class Tight(Method):
+    """Runs out of memory with more rows than it has room for."""
+
+    room, sizes = 10, list[int]()
+
+    def fit(self, episode: Episode) -> Tight:
+        return self
+
+    def logits(self, image: torch.Tensor) -> torch.Tensor:
+        if len(image) > self.room:
+            raise torch.OutOfMemoryError("out of memory")
+        self.sizes.append(len(image))
+        return image
+
+
+def test_a_block_of_rows_shrinks_when_memory_runs_out_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    image = torch.randn(100, 3, generator=torch.Generator().manual_seed(0))
+    method = Tight()
+    with caplog.at_level(logging.WARNING):
+        found = predict(method, image, 3)
+    assert torch.equal(found, image.argmax(1))
+    assert sum(method.sizes) == 100 and max(method.sizes) <= 10
+    assert "memory ran out" in caplog.text
+
+
+def test_one_row_that_does_not_fit_ends_the_cell() -> None:
+    method = Tight()
+    method.room = 0
+    with pytest.raises(Missing, match="one row"):
+        predict(method, torch.randn(4, 3), 3)
