@@ -11,8 +11,14 @@ neighbours cancel: cost_s / reference_s ** `PACE`. The logarithms of new over ol
 method, and over all; a lower confidence bound above `time_factor` is a regression. What two runs of the same code
 differ by as a whole is no slow-down: without a factor given, exp(`RUN_NOISE` * sqrt(1/a + 1/b)) is let pass, where a
 and b runs were averaged: 7 % for one run against one, 5 % for one against five, 3 % for three against five. Fits that
-cost less than `SHORTEST` references are noise. tests/harness/test_check.py has the rates of alarms, from measured runs.
-An idle machine and a crowded one still differ by about a tenth: measure the runs of a baseline at different hours.
+cost less than `SHORTEST` references are noise. A crowd slows methods down by more than the reference tells: the limit
+rises by `CROWDED` times the share of wall time that the store's fits stood longer in the queue for a processor
+(`queued_s`; where nobody counted it, wall time less processor time) than those of the baseline.
+
+Wall time of fit, selection and scoring is looked at as well, each look at half of `alpha`: a method that sleeps costs
+no processor time. Less `queued_s`, it is held to the same rule. Where nobody counted the queue, neighbours slow down
+all fits of a run alike: the bound then allows for `SHARED` times the variance of a single fit besides, and sees only
+a slow-down that hardly varies. tests/harness/test_check.py has the rates of alarms, from measured runs.
 """
 
 from __future__ import annotations
@@ -32,13 +38,18 @@ from harness import files
 from harness.errors import Corrupt, Exit, Missing, NotComparable, UsageError
 from harness.stats import count_variance
 from harness.table import label_of
-from harness.types import Result
+from harness.types import Result, Timing
 
 FORMAT = "harness-baseline/1"
 _FAMILY = "harness-baseline/"
 ALPHA = 0.01  # chance of any false alarm: once for accuracy, once for time
+STAGES = ("fit_s", "select_s", "predict_s", "queued_s")
+COST, WALL = "cost", "wall time"  # the two looks at time
 PACE = 1.3  # how much more than the reference busy neighbours slow methods down: an exponent, measured (1.0 to 1.5)
 RUN_NOISE = 0.045  # how far the mean log cost of one whole run may lie from another's: measured, see the tests
+CROWDED = 0.2  # log cost per share of wall time in the queue: 0.13 to 0.17 measured
+SHARED = 4.0  # of raw wall time: variance that all fits of a run share, in variances of a single fit
+NOMINAL = 0.005  # seconds of a reference where none was measured
 SHORTEST = 2.0  # references: fits that cost less are not timed
 INPUTS = {
     "weights": ("weights", "architecture", "transform", "precision"),
@@ -83,6 +94,8 @@ class Cell(_Entry, frozen=True, kw_only=True):
     deterministic: bool | None
     cost: float | None  # cost_s
     reference: float | None  # reference_s
+    wall: float | None = None  # fit_s + select_s + predict_s; of a shifted set, predict_s
+    queued: float | None = None  # queued_s
     runs: int  # that the cost is the mean of
     place: int  # where it was made
 
@@ -148,8 +161,14 @@ def _mean_cost(results: Sequence[Result]) -> Result:
     if not both:
         return lowest
     cost, reference = (geometric_mean(values) for values in zip(*both, strict=True))
-    timing = msgspec.structs.replace(lowest.timing, cost_s=cost, reference_s=reference, repeats=len(both))
+    found: dict[str, Any] = {"cost_s": cost, "reference_s": reference, "repeats": len(both)}
+    timing = msgspec.structs.replace(lowest.timing, **found, **{name: _mean(alike, name) for name in STAGES})
     return msgspec.structs.replace(lowest, timing=timing)
+
+
+def _mean(timings: Sequence[Timing], name: str) -> float | None:
+    found = [seconds for timing in timings if (seconds := getattr(timing, name)) is not None]
+    return fmean(found) if len(found) == len(timings) else None
 
 
 def choose(results: Iterable[Result], like: Baseline | None = None) -> dict[Slot, Result]:
@@ -194,6 +213,8 @@ def snapshot(results: Iterable[Result]) -> Baseline:
                 deterministic=result.deterministic,
                 cost=_rounded(result.timing.cost_s),
                 reference=_rounded(result.timing.reference_s),
+                wall=_rounded(_wall(result)),
+                queued=_rounded(result.timing.queued_s),
                 runs=result.timing.repeats,
                 place=places.index(place),
             )
@@ -206,6 +227,14 @@ def _place(result: Result) -> Place:
     named = {name: value for name, value in made.items() if isinstance(value, str)}
     versions = {name: value for name, value in named.items() if name not in ("started", "harness", "python")}
     return Place(machine={**(made.get("machine") or {}), "device": result.timing.device}, versions=versions)
+
+
+def _wall(result: Result) -> float | None:
+    """Seconds of fit, selection and scoring; a shifted set repeats the first two of its source."""
+    timing = result.timing
+    stages = [timing.predict_s] if "source" in result.digests else [timing.fit_s, timing.select_s, timing.predict_s]
+    measured = [seconds for seconds in stages if seconds is not None]
+    return sum(measured) if measured else None
 
 
 def _rounded(seconds: float | None) -> float | None:
@@ -328,8 +357,9 @@ class Finding:
 
 @dataclass(frozen=True)
 class Cost:
-    """How one method's cost moved: quotients new / old, and their one-sided lower bound."""
+    """How one method's cost or wall time moved: quotients new / old, and their one-sided lower bound."""
 
+    what: str  # COST or WALL
     who: str
     fits: int
     ratio: float
@@ -432,7 +462,7 @@ def _same_place(pair: Pair, baseline: Baseline, now: Baseline) -> bool:
 
 def _same_clock(pair: Pair, baseline: Baseline, now: Baseline) -> bool:
     old, new = baseline.places[pair[0].place], now.places[pair[1].place]
-    measured = all(cell.cost is not None and cell.reference for cell in pair)
+    measured = any(_measured(pair, what) for what in (COST, WALL))
     return measured and old.machine == new.machine and old.versions.get("torch") == new.versions.get("torch")
 
 
@@ -509,11 +539,18 @@ def _judge_time(pairs: Sequence[Pair], compared: int, rules: Rules, report: Repo
         text = f"time is not compared for {compared - len(pairs)} of {compared} cells: measured on another machine"
         kind = Kind.TOLD if rules.time_factor is None else Kind.NOT_COMPARABLE
         report.add(kind, "time", f"{text}, with another torch, or not at all")
-    report.costs = cost_changes(pairs, rules.time_factor, rules.alpha)
+    for what in (COST, WALL):
+        report.costs += cost_changes(pairs, rules.time_factor, rules.alpha / 2, what)
     for cost in report.costs:
         if cost.worse:
-            text = f"x {cost.ratio:.2f} the cost of the baseline over {cost.fits} fits (at least x {cost.bound:.2f})"
-            report.add(Kind.WORSE, f"time of {cost.who}", text)
+            text = f"x {cost.ratio:.2f} that of the baseline over {cost.fits} fits (at least x {cost.bound:.2f})"
+            report.add(Kind.WORSE, f"{cost.what} of {cost.who}", text)
+
+
+def _measured(pair: Pair, what: str) -> bool:
+    if what == WALL:
+        return all(cell.wall is not None for cell in pair)
+    return all(cell.cost is not None and cell.reference for cell in pair)
 
 
 def let_pass(old_runs: int, new_runs: int) -> float:
@@ -521,17 +558,20 @@ def let_pass(old_runs: int, new_runs: int) -> float:
     return math.exp(RUN_NOISE * math.sqrt(1 / old_runs + 1 / new_runs))
 
 
-def cost_changes(pairs: Sequence[Pair], factor: float | None, alpha: float) -> list[Cost]:
-    """Quotients of cost, new over old, of each method and of all: geometric mean and lower bound.
+def cost_changes(pairs: Sequence[Pair], factor: float | None, alpha: float, what: str = COST) -> list[Cost]:
+    """Quotients of cost or wall time, new over old, of each method and of all: geometric mean and lower bound.
 
     The bound is Student's, one-sided, with Bonferroni's correction for the number of quotients.
     """
+    pairs = [pair for pair in pairs if _measured(pair, what)]
     if not pairs:
         return []
     everything = "all methods"
     limit = math.log(factor or let_pass(min(old.runs for old, _ in pairs), min(new.runs for _, new in pairs)))
+    limit += CROWDED * max(0.0, _in_queue([new for _, new in pairs]) - _in_queue([old for old, _ in pairs]))
     logs: dict[str, list[float]] = defaultdict(list)
-    for who, old, new in _fits(pairs):
+    alone = what == COST or all(cell.queued is not None for pair in pairs for cell in pair)
+    for who, old, new in _fits(pairs, what, alone):
         if max(old, new) > SHORTEST:
             for name in (everything, who):
                 logs[name].append(math.log(max(new, SHORTEST) / max(old, SHORTEST)))
@@ -545,18 +585,34 @@ def cost_changes(pairs: Sequence[Pair], factor: float | None, alpha: float) -> l
         if mean > limit:  # a bound lies below its mean: only then can it matter
             from scipy.special import stdtrit
 
-            bound -= float(stdtrit(len(found) - 1, 1 - alpha / len(judged))) * stdev(found) / math.sqrt(len(found))
-        costs.append(Cost(who, len(found), math.exp(mean), math.exp(bound), mean > limit < bound))
+            spread = stdev(found) * math.sqrt(1 / len(found) + (0 if alone else SHARED))
+            bound -= float(stdtrit(len(found) - 1, 1 - alpha / len(judged))) * spread
+        costs.append(Cost(what, who, len(found), math.exp(mean), math.exp(bound), mean > limit < bound))
     return costs
 
 
-def _fits(pairs: Sequence[Pair]) -> list[tuple[str, float, float]]:
-    """Method, and cost in references before and now, of every fit with all the test sets that it scored."""
+def _in_queue(cells: Sequence[Cell]) -> float:
+    """The share of their wall time that fits stood in the queue for a processor; 0 where it is not known."""
+    timed = [cell for cell in cells if cell.wall and cell.cost and cell.cost > SHORTEST * (cell.reference or NOMINAL)]
+    waited = [cell.queued if cell.queued is not None else (cell.wall or 0.0) - (cell.cost or 0.0) for cell in timed]
+    return max(0.0, sum(waited)) / sum(cell.wall or 0.0 for cell in timed) if timed else 0.0
+
+
+def _fits(pairs: Sequence[Pair], what: str, alone: bool) -> list[tuple[str, float, float]]:
+    """Method, and what it took in references before and now, of every fit with all the test sets that it scored."""
     before: dict[tuple[Any, ...], float] = defaultdict(float)
     after: dict[tuple[Any, ...], float] = defaultdict(float)
     for old, new in pairs:
-        assert old.cost is not None and old.reference and new.cost is not None and new.reference
+        unit, pace = old.reference or NOMINAL, 1.0
+        if old.reference and new.reference:
+            pace = (new.reference / old.reference) ** PACE
         fit = (old.method, old.source, *slot(old)[2:])
-        before[fit] += old.cost / old.reference
-        after[fit] += new.cost / old.reference / (new.reference / old.reference) ** PACE
+        before[fit] += _seconds(old, what, alone) / unit
+        after[fit] += _seconds(new, what, alone) / unit / pace
     return [(fit[0], before[fit], after[fit]) for fit in before]
+
+
+def _seconds(cell: Cell, what: str, alone: bool) -> float:
+    if what == COST:
+        return cell.cost or 0.0
+    return max(0.0, (cell.wall or 0.0) - ((cell.queued or 0.0) if alone else 0.0))

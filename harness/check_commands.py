@@ -209,7 +209,7 @@ def summary(report: Report, baseline: Path, results: str) -> str:
     for found in report.findings:
         counts[found.kind] += 1
     said = [f"{count} {kind.word}" for kind, count in counts.items() if kind is not Kind.TOLD]
-    time = f"; cost of {c.who} x {c.ratio:.2f} over {c.fits} fits" if (c := next(iter(report.costs), None)) else ""
+    time = f"; {c.what} of {c.who} x {c.ratio:.2f} over {c.fits} fits" if (c := next(iter(report.costs), None)) else ""
     update = " Better cells: take them over with --update." if counts[Kind.BETTER] else ""
     return (
         f"{verdict}: {results} against {baseline}: of {report.cells} cells {report.exact} compared by count, "
@@ -246,8 +246,8 @@ def as_markdown(report: Report, baseline: Path, results: str) -> str:
         lines += ["| verdict | where | what |", "|---|---|---|"]
         lines += [f"| {f.kind.word} | {_cell(f.where)} | {_cell(f.text)} |" for f in report.findings]
     if report.costs:
-        lines += ["", "| cost of | fits | new / old | at least |", "|---|---|---|---|"]
-        lines += [f"| {_cell(c.who)} | {c.fits} | {c.ratio:.3f} | {c.bound:.3f} |" for c in report.costs]
+        lines += ["", "| of | fits | new / old | at least |", "|---|---|---|---|"]
+        lines += [f"| {c.what} of {_cell(c.who)} | {c.fits} | {c.ratio:.3f} | {c.bound:.3f} |" for c in report.costs]
     return "\n".join([*lines, "", ""])
 
 
@@ -264,7 +264,7 @@ def as_junit(report: Report, baseline: Baseline) -> str:
     suite = tree.Element("testsuite", name="harness check")
     cells = {cell.name: f"{cell.dataset}.{cell.shots}" for cell in baseline.cells}
     others = {found.where: "harness" for found in report.findings if found.where not in cells}
-    times = {f"time of {cost.who}": "time" for cost in report.costs}
+    times = {f"{cost.what} of {cost.who}": "time" for cost in report.costs}
     counts: dict[str, int] = defaultdict(int)
     for name, group in {**cells, **times, **others}.items():
         case = tree.SubElement(suite, "testcase", classname=_xml(group), name=_xml(name))

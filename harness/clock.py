@@ -47,6 +47,18 @@ class Meter:
         return time.perf_counter() if self._device.startswith("cuda") else time.process_time()
 
 
+def queued(device: str) -> float | None:
+    """Seconds so far that this process stood ready while others had the processor; None where nobody counts them.
+
+    Wall time less these seconds is what a method takes by itself, its sleeping and its waiting for files included.
+    """
+    if device.startswith("cuda"):
+        return None
+    with contextlib.suppress(OSError, ValueError, IndexError):  # Linux alone has it: nanoseconds, of the main thread
+        return int(Path("/proc/self/schedstat").read_text().split()[1]) / 1e9
+    return None
+
+
 def reference(device: str) -> float:
     """What a fixed piece of work costs on this device right now: about 5 ms on one idle core.
 

@@ -275,6 +275,8 @@ class Timing(_Record, frozen=True, kw_only=True):
     # for comparing runs: processor seconds on a CPU, wall time on a GPU
     cost_s: float | None = None  # of fit, selection and scoring; of a shifted set, of scoring alone
     reference_s: float | None = None  # of a fixed piece of work before and after: the pace of the machine just then
+    # of the wall time of the same stages: standing ready while other programs had the processor
+    queued_s: float | None = None
 
 
 class Result(_Record, frozen=True, kw_only=True):

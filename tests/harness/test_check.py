@@ -210,7 +210,8 @@ def mean_of(runs: Sequence[Sequence[Cell]]) -> list[Cell]:
 
 def alarm(old: Sequence[Cell], new: Sequence[Cell]) -> bool:
     pairs = list(zip(old, new, strict=True))
-    return any(cost.worse for cost in cost_changes(pairs, None, check.ALPHA))
+    looks = (cost_changes(pairs, None, check.ALPHA / 2, what) for what in (check.COST, check.WALL))
+    return any(cost.worse for costs in looks for cost in costs)
 
 
 def test_unchanged_code_is_called_slower_at_most_once_in_a_hundred_times() -> None:
@@ -264,6 +265,120 @@ def test_a_slower_machine_cancels_and_the_quotient_is_the_factor(factor: float, 
         assert cost.ratio == pytest.approx(factor)
         assert cost.bound == pytest.approx(factor)  # no spread, no doubt
         assert cost.worse == (factor > 1.05)
+
+
+# -- wall time: measured runs, at quiet hours and among neighbours ------------------------------------
+
+WALLS = json.loads((Path(__file__).parent / "measured_walls.json").read_text())
+HOURS: list[list[Cell]] = [
+    [
+        Cell(
+            method=fit["method"], version="1", dataset=fit["dataset"], encoder="demo", shots=fit["shots"],
+            seed=fit["seed"], selection="val-min4", prompts="single", source=fit["dataset"], inputs={}, correct=1,
+            total=2, deterministic=True, cost=fit["costs_ms"][run] / 1000, reference=fit["references_ms"][run] / 1000,
+            wall=fit["walls_ms"][run] / 1000, runs=1, place=0,
+            queued=None if fit["queued_ms"][run] is None else fit["queued_ms"][run] / 1000,
+        )
+        for fit in WALLS["fits"]
+    ]
+    for run in range(WALLS["runs"])
+]  # fmt: skip
+COUNTED = [run for run in HOURS if all(cell.queued is not None for cell in run)]
+"""Those runs whose time in the queue for a processor is known."""
+
+
+def walls_scaled(cells: Sequence[Cell], factor: float) -> list[Cell]:
+    return [msgspec.structs.replace(cell, wall=(cell.wall or 0) * factor) for cell in cells]
+
+
+def uncounted(cells: Sequence[Cell]) -> list[Cell]:
+    return [msgspec.structs.replace(cell, queued=None) for cell in cells]
+
+
+def test_neighbours_who_come_or_go_are_no_slow_down() -> None:
+    """Every ordered pair of runs of the same code, from hours when it waited for up to three quarters of the time."""
+    shares = [check._in_queue(run) for run in HOURS]
+    assert min(shares) < 0.1 < 0.5 < max(shares)
+    pairs = [(old, new) for old in HOURS for new in HOURS if old is not new]
+    assert sum(alarm(old, new) for old, new in pairs) <= 0.01 * len(pairs)
+    assert sum(alarm(uncounted(old), uncounted(new)) for old, new in pairs) <= 0.01 * len(pairs)
+
+
+def test_wall_times_a_fifth_longer_are_caught_where_the_queue_was_counted() -> None:
+    """As a method that sleeps does, or one that waits for files: not a second of processor time more."""
+    pairs = [(old, new) for old in COUNTED for new in COUNTED if old is not new]
+    assert len(pairs) >= 50
+    assert sum(alarm(old, walls_scaled(new, 1.2)) for old, new in pairs) >= 0.9 * len(pairs)
+
+
+def test_without_a_count_of_the_queue_the_same_runs_a_fifth_longer_are_caught() -> None:
+    for run in HOURS:
+        assert alarm(uncounted(run), walls_scaled(uncounted(run), 1.2))
+        assert not alarm(uncounted(run), walls_scaled(uncounted(run), 1.05))
+
+
+def timed(results: Sequence[Result], factor: float = 1.0, queued: float | None = 0.0, **only: object) -> list[Result]:
+    """Half a second of wall time each, `factor` times as long where the identity is like that."""
+    return [
+        msgspec.structs.replace(
+            r,
+            timing=msgspec.structs.replace(
+                r.timing, fit_s=0.3 * share, select_s=0.15 * share, predict_s=0.05 * share, queued_s=queued
+            ),
+        )
+        for r in results
+        for share in [factor if all(getattr(r.identity, name) == value for name, value in only.items()) else 1.0]
+    ]
+
+
+@pytest.mark.parametrize("queued", [0.0, None])
+def test_a_store_with_longer_wall_times_alone_is_worse_and_the_method_is_named(queued: float | None) -> None:
+    base = snapshot(timed(grid(), queued=queued))
+    assert compare(base, timed(grid(), queued=queued)).findings == []
+    report = compare(base, timed(grid(), 1.2, queued, method="plain"))
+    assert report.code == Exit.REGRESSION
+    assert "wall time of plain" in {found.where for found in report.findings}
+    assert "wall time of drawn" not in {found.where for found in report.findings}
+    assert compare(base, timed(grid(**ELSEWHERE), 3.0, queued)).code == Exit.OK
+    assert compare(base, timed(grid(), 1.2, queued), rules=Rules(time_factor=1.3)).code == Exit.OK
+
+
+def test_standing_in_the_queue_is_no_slow_down() -> None:
+    """Three times the wall time, two thirds of it spent ready while others had the processor."""
+    base = snapshot(timed(grid()))
+    results = [
+        msgspec.structs.replace(
+            r, timing=msgspec.structs.replace(r.timing, queued_s=0.1 if "source" in r.digests else 1.0)
+        )
+        for r in timed(grid(), 3.0)
+    ]
+    assert compare(base, results).code == Exit.OK
+
+
+def test_wall_times_are_compared_where_nothing_else_was_measured() -> None:
+    def bare(factor: float) -> list[Result]:
+        return [
+            msgspec.structs.replace(r, timing=msgspec.structs.replace(r.timing, cost_s=None, reference_s=None))
+            for r in timed(grid(), factor, None)
+        ]
+
+    assert compare(snapshot(bare(1.0)), bare(1.0)).findings == []
+    assert compare(snapshot(bare(1.0)), bare(1.2)).code == Exit.REGRESSION
+
+
+def test_a_record_of_several_runs_holds_their_mean_wall_time_and_queue() -> None:
+    runs = [timed(grid(), factor, queued) for factor, queued in ((1.0, 0.1), (3.0, 0.3))]
+    cells = [cell for cell in snapshot(check.pooled([*runs[0], *runs[1]])).cells if cell.dataset == "toy"]
+    assert [(cell.wall, cell.queued, cell.runs) for cell in cells] == [(1.0, 0.2, 2)] * 6
+
+
+def test_sleeping_is_not_standing_in_the_queue() -> None:
+    before = clock.queued("cpu")
+    time.sleep(0.2)
+    after = clock.queued("cpu")
+    assert (before is None) == (after is None)  # Linux alone counts
+    assert before is None or after is None or 0 <= after - before < 0.15
+    assert clock.queued("cuda:0") is None
 
 
 def test_fits_too_short_to_be_timed_say_nothing() -> None:
