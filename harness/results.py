@@ -158,13 +158,13 @@ def parse_record(raw: bytes) -> Result:
     """Bytes to a record whose checksum holds and whose counts are possible."""
     try:
         result = _DECODER.decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return _parse_slowly(raw)
     if result.schema != SCHEMA or not result.checksum.startswith(_SEAL):
         return _parse_slowly(raw)
     if not _is_sealed(raw, result.checksum):
         raise Corrupt(_CHANGED)
-    _check_scores(result)
+    _check_parts(result)
     return result
 
 
@@ -174,6 +174,8 @@ def _parse_slowly(raw: bytes) -> Result:
         document = msgspec.json.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise Corrupt(f"not JSON: {error}") from error
+    except RecursionError as error:
+        raise Corrupt("not a record: nested too deeply") from error
     if not isinstance(document, dict) or not str(document.get("schema", "")).startswith(_FAMILY):
         raise Corrupt(f"schema: not a {_FAMILY} record")
     if document["schema"] != SCHEMA:
@@ -188,7 +190,7 @@ def _parse_slowly(raw: bytes) -> Result:
         result = msgspec.convert(document, Result)
     except msgspec.ValidationError as error:
         raise Corrupt(str(error)) from error
-    _check_scores(result)
+    _check_parts(result)
     return result
 
 
@@ -206,7 +208,10 @@ def schema() -> dict[str, Any]:
 _CHANGED = "checksum: the record was changed after it was written"
 
 
-def _check_scores(result: Result) -> None:
+def _check_parts(result: Result) -> None:
+    for name in ("machine", "git"):
+        if not isinstance(result.provenance.get(name) or {}, dict):
+            raise Corrupt(f"provenance.{name}: not an object")
     for name, value in (("test", result.test), ("val", result.val)):
         if value is not None:
             _check_score(name, value)

@@ -113,6 +113,8 @@ IMPOSSIBLE: dict[str, dict[str, object]] = {
     "test.accuracy": {"test": {"correct": 5, "total": 10, "accuracy": 60.0}},
     "test.correct": {"test": {"correct": "many", "total": 10, "accuracy": 60.0}},
     "not JSON": {"test": {"correct": 5, "total": 10, "accuracy": float("nan")}},
+    "provenance.machine": {"provenance": {"machine": "a laptop"}},
+    "provenance.git": {"provenance": {"git": ["main"]}},
     "val.correct: 0 of 0": {"val": {"correct": 0, "total": 0, "accuracy": 0.0}},
 }
 
@@ -210,7 +212,9 @@ def test_a_record_of_a_newer_version_asks_for_an_upgrade_stays_and_hides_no_othe
     assert path.exists()
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe{}", b'{"schema": "\xff"}', b"", b"[]", b"null", b"\x00" * 64])
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe{}", b'{"schema": "\xff"}', b"", b"[]", b"null", b"\x00" * 64, b"[" * 100_000]
+)
 def test_what_is_no_json_text_is_named(tmp_path: Path, content: bytes) -> None:
     store = Store(tmp_path)
     good = store.write(record())
