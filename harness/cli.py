@@ -102,6 +102,9 @@ def _list_flag(parser: argparse.ArgumentParser, name: str, kind: Callable[[str],
     parser.add_argument(name, type=kind, action=_Collect, default=default, help=text, metavar="LIST")
 
 
+_PRECISION = "of the encoder: auto (default: fp16 on a GPU, else fp32), fp32, bf16 or fp16"
+
+
 def _add_run(commands: Any) -> None:
     run = _command(commands, "run", "commands:run", "fit, tune and score methods, then show the table")
     _list_flag(run, "--methods", _words, "names, NAME[field=value], ./file.py, or all (default: %(default)s)",
@@ -122,6 +125,7 @@ def _add_run(commands: Any) -> None:
         "--results", type=Path, default=Path("results"), metavar="DIR", help="the store (default: results)"
     )
     run.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:0")
+    run.add_argument("--precision", default="auto", help=_PRECISION)
     run.add_argument("--executor", default="local", help="local (default)")
     run.add_argument("--isolate", action="store_true", help="fit and score each cell in a process without test data")
     run.add_argument("--timeout", type=float, metavar="SECONDS", help="with --isolate: end a cell that takes longer")
@@ -286,6 +290,7 @@ def _add_features(commands: Any) -> None:
     export.add_argument("--encoder", metavar="NAME[:PRETRAINED]")
     export.add_argument("--prompts", default="single", metavar="SET")
     export.add_argument("--device", default="auto")
+    export.add_argument("--precision", default="auto", help=_PRECISION)
     export.add_argument("--second-space", action="store_true", help="also the features of the image adapters (imo)")
     verify = _command(group, "verify", "feature_commands:verify", "check packs and cache entries to the last byte")
     verify.add_argument("name", nargs="?", help="a pack or a folder (default: all)")

@@ -264,8 +264,8 @@ class ImageSource:
     Three kinds of cache entries: held-out parts and text once per data set, the drawn images once per (shots, seed).
     """
 
-    def __init__(self, place: Place, encoder_name: str, prompt_set: str, device: str) -> None:
-        card = encoder.card(encoder_name, device)
+    def __init__(self, place: Place, encoder_name: str, prompt_set: str, device: str, precision: str = "auto") -> None:
+        card = encoder.card(encoder_name, device, precision)
         self.dataset, self.split, self.device = place.dataset, place.split, device
         self.root: Path | None = place.root
         self._images = place.root
@@ -386,7 +386,7 @@ class ImageSource:
         return pack is not None and int(pack.info.fingerprint.get("views", 0)) >= views
 
     def _encoder(self) -> encoder.Encoder:
-        return _loaded(self.encoder, self.device)
+        return _loaded(self.encoder, self.device, self.fingerprint["precision"])
 
     def _features(self, entries: Sequence[Entry], views: int, watch: Watch, space: str) -> tuple[Tensor, Tensor | None]:
         from harness import extract
@@ -504,9 +504,9 @@ class ImageSource:
 
 
 @lru_cache(maxsize=1)
-def _loaded(name: str, device: str) -> encoder.Encoder:
+def _loaded(name: str, device: str, precision: str) -> encoder.Encoder:
     """The encoder, kept for the next data set of the run."""
-    return encoder.load(name, device)
+    return encoder.load(name, device, precision)
 
 
 # -- shared ------------------------------------------------------------------------------------------

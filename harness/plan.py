@@ -39,6 +39,7 @@ class RunSpec:
     split_file: Path | None = None  # a published list of shots in place of a draw
     results: Path = Path("results")
     device: str = "auto"
+    precision: str = "auto"  # of the encoder; it is part of what features are stored under
     executor: str = "local"
     force: bool = False
     isolate: bool = False  # every cell in a process of its own; results are the same, and so are their keys
@@ -234,8 +235,9 @@ def _sources(
 
     for name in names:
         shifted = targets.get(name, [])
-        for source in made(name, shifted, spec.encoder, spec.prompts, device, note, spec.split_file):
-            parts = [made(target, (), source.encoder, "single", device, note) for target in shifted]
+        for source in made(name, shifted, spec.encoder, spec.prompts, device, note, spec.split_file, spec.precision):
+            given = (source.encoder, "single", device, note, None, spec.precision)
+            parts = [made(target, (), *given) for target in shifted]
             found.append((source, [one for part in parts for one in part]))
     if not absent:
         return found, ()
@@ -284,18 +286,27 @@ def _dataset_names(spec: RunSpec) -> tuple[list[str], dict[str, list[str]], set[
 
 
 def make_source(
-    name: str, encoder_name: str | None, prompt_set: str, device: str, note: Note, shots_list: Path | None = None
+    name: str,
+    encoder_name: str | None,
+    prompt_set: str,
+    device: str,
+    note: Note,
+    shots_list: Path | None = None,
+    precision: str = "auto",
 ) -> Source:
     """One data set under one encoder. Builds a generated data set on first use; downloads none."""
     pack = _pack(name, encoder_name, note)
     if pack is not None and shots_list is not None:
         raise UsageError(f"--split-file names images, but {name} is a pack of features.")
+    if pack is not None and precision != "auto":
+        raise UsageError(f"--precision is of an encoder, but {name} is a pack of features, which needs none.")
     if pack is not None:
         return PackSource(name, pack, device)
     found = place(name, note)
     if shots_list is not None:
         found = found.with_list(shots_list)
-    return ImageSource(found, _encoder_for(found.dataset, encoder_name, device, note), prompt_set, device)
+    encoder_name = _encoder_for(found.dataset, encoder_name, device, precision, note)
+    return ImageSource(found, encoder_name, prompt_set, device, precision)
 
 
 def _pack(name: str, encoder_name: str | None, note: Note) -> Pack | None:
@@ -355,7 +366,7 @@ def _built(dataset: Dataset, note: Note) -> tuple[Split, Path]:
     return splits.load_split(home / "split.json"), home / "images"
 
 
-def _encoder_for(dataset: Dataset, asked: str | None, device: str, note: Note) -> str:
+def _encoder_for(dataset: Dataset, asked: str | None, device: str, precision: str, note: Note) -> str:
     """The encoder asked for, else the data set's own, else the default, else what can be had without a network."""
     shipped = sorted(find.encoders())
     name = asked or dataset.encoder
@@ -363,7 +374,7 @@ def _encoder_for(dataset: Dataset, asked: str | None, device: str, note: Note) -
         plain = name.lower().replace("-", "_")
         return plain if plain in shipped else name
     try:
-        encoder.identify(DEFAULT_ENCODER, device)
+        encoder.identify(DEFAULT_ENCODER, device, precision)
         return DEFAULT_ENCODER
     except Missing as error:
         if not shipped:

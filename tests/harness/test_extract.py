@@ -15,9 +15,11 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from harness import encoder, extract, images
+from harness import encoder, episodes, extract, images
 from harness.extract import image_features
 from harness.images import UnreadableImage, read_image, view_of
+from harness.types import Dataset, Split
+from harness.watch import Watch
 
 CONFIG = {
     "model_cfg": {
@@ -200,3 +202,37 @@ def test_there_are_as_many_readers_as_cores_up_to_a_limit(monkeypatch):
     assert extract._threads() == extract.THREADS
     monkeypatch.setattr(extract.os, "cpu_count", lambda: None)
     assert extract._threads() == 1
+
+
+# -- precision ---------------------------------------------------------------------------------------
+
+
+def source(folder: Path, paths: list[Path], precision: str) -> episodes.ImageSource:
+    """One class whose first image is drawn, second is for validation and third for the test."""
+    entries = [((f"../{path.parent.name}/{path.name}", 0),) for path in paths[:3]]
+    split = Split(("thing",), *entries)
+    place = episodes.Place(
+        Dataset(name="toy", title="Toy", templates=("a photo of a {}.",)), split, paths[0].parent, "content", "own"
+    )
+    return episodes.ImageSource(place, str(folder), "single", "cpu", precision)
+
+
+def test_features_of_another_precision_are_other_features(folder, paths, tmp_path, monkeypatch):
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
+    exact, low, default = (source(folder, paths, precision) for precision in ("fp32", "bf16", "auto"))
+    for each in (exact, low):
+        each.prepare([(1, 1)], 2, Watch())
+    assert default.fingerprint == exact.fingerprint
+    assert {key for key in exact.digests if exact.digests[key] != low.digests[key]} == {"precision"}
+    for a, b in zip(exact.packs(1, 1), low.packs(1, 1), strict=True):
+        assert a.folder != b.folder
+    one, other = (each.packs(1, 1)[0].features("train") for each in (exact, low))
+    for a, b in ((one.image, other.image), (one.views, other.views)):
+        assert not torch.equal(a, b)
+        assert torch.cosine_similarity(a, b, dim=-1).min() >= 0.999
+
+
+def test_a_precision_for_a_pack_of_features_is_refused(make_pack, harness_command):
+    make_pack("toy")
+    code, _, err = harness_command("run", "--datasets", "toy", "--methods", "zero_shot", "--precision", "bf16")
+    assert (code, "toy is a pack of features" in err) == (2, True)
