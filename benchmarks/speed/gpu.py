@@ -1,0 +1,283 @@
+"""All that a GPU is needed for, in one command: it checks, times and writes what it measured as JSON.
+
+    python benchmarks/speed/gpu.py --output DIR [--wheels WHEELS]
+
+Parts, each in a file of its own that is written as soon as the part ends: `machine` (versions, clocks), `peak` (matrix
+products), `extraction` (decoding, model and both together, for the embedded encoder and for a ViT-B-16 with random
+weights), `methods` (fit and predict on made-up features of true sizes, through `harness bench`), `tests` (those marked
+gpu). A part that fails says so in its file and stops no other; the exit code is 1 then. What does not fit into
+`--budget` seconds is left out and named.
+
+Needs torch >= 2.10 and a checkout. Whatever else is missing there, open_clip for one, comes as wheels: every file of
+`--wheels` is unpacked beside the run and put on the path. `--device cpu --quick` tries all of it on small sizes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+SCHEMA = "harness-gpu/1"
+SIZES = {  # classes, test images: of EuroSAT, SUN397 and ImageNet
+    "small": (10, 8_100),
+    "medium": (397, 19_850),
+    "large": (1_000, 50_000),
+}
+QUICK = {"tiny": (5, 60)}
+SLOW_S = 8.0  # a method that took longer at one size is not tried at the next
+
+
+@dataclass(frozen=True)
+class Job:
+    """What was asked for, and until when there is time."""
+
+    device: str
+    quick: bool
+    output: Path
+    budget: float  # seconds
+    tests: str
+    scratch: Path
+    begun: float = field(default_factory=time.perf_counter)
+
+    @property
+    def left(self) -> float:
+        return self.budget - (time.perf_counter() - self.begun)
+
+
+def main() -> int:
+    """Do every part; 0 where all went well."""
+    options = _options()
+    with tempfile.TemporaryDirectory(prefix="harness-gpu-") as folder:
+        scratch = Path(folder)
+        _bring_along(options.wheels, scratch / "wheels")
+        os.environ.setdefault("HARNESS_CACHE", str(scratch / "cache"))
+        job = Job(options.device, options.quick, options.output, options.budget, options.tests, scratch)
+        parts = {"machine": machine, "peak": peak, "extraction": extraction, "methods": methods, "tests": tests}
+        return max([_part(name, part, job) for name, part in parts.items()])
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--output", type=Path, default=Path(os.environ.get("OUT", "results/gpu")), metavar="DIR")
+    parser.add_argument("--device", default="cuda", help="cuda (default), cuda:1 or cpu")
+    parser.add_argument("--wheels", type=Path, metavar="DIR", help="wheels of packages that are missing")
+    parser.add_argument("--budget", type=float, default=420.0, metavar="SECONDS", help="default: %(default)s")
+    parser.add_argument("--tests", default="tests", metavar="PATH", help="where tests marked gpu are looked for")
+    parser.add_argument("--quick", action="store_true", help="small sizes: a trial, whose figures mean nothing")
+    return parser.parse_args()
+
+
+def _bring_along(wheels: Path | None, folder: Path) -> None:
+    """Put the checkout and unpacked wheels on the path, of this process and of those that it starts."""
+    for wheel in sorted(wheels.glob("*.whl")) if wheels else ():
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(folder)
+    extra = [str(ROOT), *([str(folder)] if folder.is_dir() else [])]
+    sys.path[:0] = extra
+    os.environ["PYTHONPATH"] = os.pathsep.join([*extra, *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+def _part(name: str, part: Callable[[Job], Any], job: Job) -> int:
+    """Do one part and write what it gives, or why it gives nothing: 0 or 1."""
+    began, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
+    record: dict[str, Any] = {"schema": SCHEMA, "part": name, "device": job.device, "quick": job.quick}
+    try:
+        record["measured"] = part(job)
+    except Exception as error:
+        traceback.print_exc()
+        record["error"] = f"{type(error).__name__}: {error}"
+    record |= {"started": started, "seconds": time.perf_counter() - began}
+    job.output.mkdir(parents=True, exist_ok=True)
+    path = job.output / f"gpu-{name}.json"
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")
+    temporary.replace(path)
+    print(f"{name}: {record.get('error', 'done')} in {record['seconds']:.1f} s: {path}", flush=True)
+    return 1 if "error" in record or record["measured"].get("failed") else 0
+
+
+# -- the machine -------------------------------------------------------------------------------------
+
+
+def machine(job: Job) -> dict[str, Any]:
+    """Versions, processor, GPU, clocks, and what else runs."""
+    import torch
+
+    from harness import timer
+    from harness.encoder import resolve_device
+    from harness.machine import provenance
+
+    resolve_device(job.device)  # says plainly where there is no GPU
+    if not job.quick:
+        torch.zeros(1, device=job.device)
+    return {**provenance(job.device), "state": vars(timer.look(job.device, torch.get_num_threads()))}
+
+
+def peak(job: Job) -> dict[str, Any]:
+    """TFLOP/s of square matrix products, the fastest of several calls; fp32 without TF32."""
+    import torch
+
+    from harness import timer
+
+    torch.backends.cuda.matmul.allow_tf32 = False
+    size, found = 128 if job.quick else 8192, {}
+    for name in ("fp32", "bf16", "fp16"):
+        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+        a, b = (torch.randn(size, size, device=job.device).to(dtype) for _ in range(2))
+        stage = timer.measure(lambda a=a, b=b: a @ b, 20, timer.device_of(job.device))  # type: ignore[misc]
+        found[name] = 2 * size**3 / min(stage.device_s or stage.warm_s) / 1e12
+    return {"size": size, "tflops": found}
+
+
+# -- extraction --------------------------------------------------------------------------------------
+
+
+def extraction(job: Job) -> dict[str, Any]:
+    """Images per second of decoding, of the model from uint8 crops, and of both, for two encoders."""
+    from benchmarks.speed.naive import photographs
+    from harness import encoder
+
+    paths = photographs(job.scratch, 8 if job.quick else 512)
+    paths = paths if job.quick else paths * 8  # the same files again: from the page cache, as after a first look
+    return {
+        name: _rates(encoder.load(model, job.device), paths, job)
+        for name, model in (("demo", "demo"), _random_model(job))
+    }
+
+
+def _random_model(job: Job) -> tuple[str, str]:
+    """A ViT with random weights, as a checkpoint to be loaded like any other: speed does not depend on weights."""
+    import open_clip
+    import torch
+
+    name = "ViT-S-32-alt" if job.quick else "ViT-B-16"
+    torch.manual_seed(0)
+    path = job.scratch / f"{name}.pt"
+    torch.save(open_clip.create_model(name).state_dict(), path)
+    return f"{name} (random weights)", f"{name}:{path}"
+
+
+def _rates(model: Any, paths: list[Path], job: Job) -> dict[str, Any]:
+    import torch
+
+    from harness import extract, timer
+
+    device = timer.device_of(job.device)
+    batch = min(model.batch, len(paths))
+    many = batch if job.quick else 16 * batch
+    crops = torch.randint(0, 256, (many, 3, model.size, model.size), dtype=torch.uint8)
+    there = crops.to(job.device)
+
+    def rate(work: Callable[[], Any], images: int, repeats: int) -> dict[str, Any]:
+        stage = timer.measure(work, repeats, device)
+        return {"images_per_s": images / stage.median_s, **stage.to_json()}
+
+    operations = timer.flops(lambda: model.image(there[:1]))
+    decode = rate(lambda: [len(part) for part in extract.pixels(model, paths, batch)], len(paths), 3)
+    whole = rate(lambda: extract.image_features(model, paths, [str(path) for path in paths]), len(paths), 3)
+    on_device = rate(lambda: model.image(there), many, 5)
+    slower = min(decode["images_per_s"], on_device["images_per_s"])
+    return {
+        "precision": model.fingerprint["precision"],
+        "batch": model.batch,
+        "gflop_per_image": operations and operations / 1e9,
+        "model_tflops": operations and operations * on_device["images_per_s"] / 1e12,  # against those of `peak`
+        "model_from_device_crops": on_device,
+        "model_from_host_crops": rate(lambda: model.image(crops), many, 5),
+        "decode": decode,
+        "end_to_end": whole,
+        "end_to_end_of_the_slower": whole["images_per_s"] / slower,
+    }
+
+
+# -- methods -----------------------------------------------------------------------------------------
+
+
+def methods(job: Job) -> dict[str, Any]:
+    """Fit and predict of every method on cached features, 16 shots; made-up features of the sizes of data sets."""
+    from harness import find
+
+    specs = [spec for spec in find.methods(["all"]) if not spec.trains_encoder and not spec.second_space]
+    timed: list[dict[str, Any]] = []
+    left_out: list[str] = []
+    failed: list[str] = []
+    slow: set[str] = set()
+    for size, shape in (QUICK if job.quick else SIZES).items():
+        for work, name in _works(specs, shape, job):
+            if name in slow or job.left < 60:
+                left_out.append(f"{name}, {size}: {'slow before' if name in slow else 'no time left'}")
+                continue
+            began = time.perf_counter()
+            try:
+                timed.append({"method": name, "size": size, **_timed(work(), job)})
+            except Exception as error:
+                failed.append(f"{name}, {size}: {type(error).__name__}: {str(error)[:200]}")
+            if time.perf_counter() - began > SLOW_S:
+                slow.add(name)
+    return {"timed": timed, "left_out": left_out, "failed": failed}
+
+
+def _works(specs: list[Any], shape: tuple[int, int], job: Job) -> Iterator[tuple[Callable[[], Any], str]]:
+    """One made-up problem for all methods, made when the first of them asks for it."""
+    from benchmarks.speed.problems import problem
+    from harness.bench import Work
+
+    made: list[Any] = []
+
+    def work(spec: Any) -> Work:
+        if not made:
+            episode, query, _ = problem(shape[0], 2 if job.quick else 16, shape[1], views=2 if job.quick else 10)
+            made.extend([_moved(episode, job.device), query.to(job.device)])
+        return Work(spec.cls, {**spec.overrides, **(spec.cls.quick if job.quick else {})}, made[0], made[1])
+
+    for spec in specs:
+        yield (lambda spec=spec: work(spec)), spec.name
+
+
+def _moved(episode: Any, device: str) -> Any:
+    """The same episode with its tensors on the device."""
+
+    def there(part: Any) -> Any:
+        return replace(part, **{n: v.to(device) for n, v in vars(part).items() if hasattr(v, "to")})
+
+    return replace(episode, support=there(episode.support), text=there(episode.text))
+
+
+def _timed(work: Any, job: Job) -> dict[str, Any]:
+    from harness.bench import time_work
+
+    found: dict[str, Any] = time_work(work, 3 if job.quick else 5, job.device).to_json()
+    return found
+
+
+# -- tests -------------------------------------------------------------------------------------------
+
+
+def tests(job: Job) -> dict[str, Any]:
+    """The tests marked gpu, in a process of their own."""
+    words = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-rs", "--continue-on-collection-errors", job.tests]
+    words += ["-o", "addopts=--import-mode=importlib", "-o", "filterwarnings=default", "-p", "no:cacheprovider"]
+    seconds = max(30.0, job.left + 30)
+    try:
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=seconds, check=False)
+    except subprocess.TimeoutExpired:
+        return {"failed": [f"not done after {seconds:.0f} s"]}
+    tail = (done.stdout + done.stderr)[-4000:]
+    return {"exit_code": done.returncode, "failed": [] if done.returncode in (0, 5) else [tail], "output": tail}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
