@@ -26,6 +26,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ SIZES = {  # classes, test images: of EuroSAT, SUN397 and ImageNet
     "large": (1_000, 50_000),
 }
 QUICK = {"tiny": (5, 60)}
-SLOW_S = 8.0  # a method that took longer at one size is not tried at the next
+GROWTH = 16  # how much longer a cubic method takes at the next size: what would use up the time is not begun
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def peak(job: Job) -> dict[str, Any]:
     for name in ("fp32", "bf16", "fp16"):
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
         a, b = (torch.randn(size, size, device=job.device).to(dtype) for _ in range(2))
-        stage = timer.measure(lambda a=a, b=b: a @ b, 20, timer.device_of(job.device))  # type: ignore[misc]
+        stage = timer.measure(partial(torch.matmul, a, b), 20, timer.device_of(job.device))
         found[name] = 2 * size**3 / min(stage.device_s or stage.warm_s) / 1e12
     return {"size": size, "tflops": found}
 
@@ -214,37 +215,37 @@ def methods(job: Job) -> dict[str, Any]:
     timed: list[dict[str, Any]] = []
     left_out: list[str] = []
     failed: list[str] = []
-    slow: set[str] = set()
+    last: dict[str, float] = {}  # seconds at the size before
     for size, shape in (QUICK if job.quick else SIZES).items():
         for work, name in _works(specs, shape, job):
-            if name in slow or job.left < 60:
-                left_out.append(f"{name}, {size}: {'slow before' if name in slow else 'no time left'}")
+            if job.left < 60 or GROWTH * last.get(name, 0.0) > job.left / 3:
+                left_out.append(f"{name}, {size}: too little time is left")
                 continue
             began = time.perf_counter()
             try:
                 timed.append({"method": name, "size": size, **_timed(work(), job)})
             except Exception as error:
                 failed.append(f"{name}, {size}: {type(error).__name__}: {str(error)[:200]}")
-            if time.perf_counter() - began > SLOW_S:
-                slow.add(name)
+            last[name] = time.perf_counter() - began
     return {"timed": timed, "left_out": left_out, "failed": failed}
 
 
 def _works(specs: list[Any], shape: tuple[int, int], job: Job) -> Iterator[tuple[Callable[[], Any], str]]:
-    """One made-up problem for all methods, made when the first of them asks for it."""
+    """What every method is timed on: one made-up problem for all, made when the first of them asks for it."""
     from benchmarks.speed.problems import problem
     from harness.bench import Work
 
-    made: list[Any] = []
+    @cache
+    def made() -> tuple[Any, Any]:
+        episode, query, _ = problem(shape[0], 2 if job.quick else 16, shape[1], views=2 if job.quick else 10)
+        return _moved(episode, job.device), query.to(job.device)
 
     def work(spec: Any) -> Work:
-        if not made:
-            episode, query, _ = problem(shape[0], 2 if job.quick else 16, shape[1], views=2 if job.quick else 10)
-            made.extend([_moved(episode, job.device), query.to(job.device)])
-        return Work(spec.cls, {**spec.overrides, **(spec.cls.quick if job.quick else {})}, made[0], made[1])
+        values = {**spec.overrides, **(spec.cls.quick if job.quick else {})}
+        return Work(spec.cls, values, *made())
 
     for spec in specs:
-        yield (lambda spec=spec: work(spec)), spec.name
+        yield partial(work, spec), spec.name
 
 
 def _moved(episode: Any, device: str) -> Any:
