@@ -31,6 +31,7 @@ def bench(options: Namespace) -> int:
         selection="none",
         results=options.results,
         device=options.device,
+        precision=options.precision,
     )
     store = Store(spec.results)
     with contextlib.redirect_stdout(sys.stderr):  # what a method prints must not mix with what we print

@@ -206,6 +206,7 @@ def _add_bench(commands: Any) -> None:
     bench.add_argument("--encoder", metavar="NAME[:PRETRAINED]", help="an open_clip model, a checkpoint, or demo")
     bench.add_argument("--prompts", default="single", metavar="SET", help="as in run (default: %(default)s)")
     bench.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:0")
+    bench.add_argument("--precision", default="auto", help=_PRECISION)
     bench.add_argument("--results", type=Path, default=Path("results"), metavar="DIR",
                        help="the store; records go to DIR/bench (default: results)")  # fmt: skip
 
