@@ -14,6 +14,7 @@ import urllib.request
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,9 +78,18 @@ class Encoder:
         import torch
 
         assert pixels.dtype == torch.uint8, "pixels are uint8; the encoder normalises"
-        x = pixels.to(self.device).float().div_(255)  # (B, 3, H, W)
-        mean, std = (torch.tensor(v, device=x.device)[:, None, None] for v in (self.mean, self.std))
+        mean, std = self._moments
+        x = pixels.to(self.device, non_blocking=True).float().div_(255)  # (B, 3, H, W)
         return x.sub_(mean).div_(std).to(self.dtype)
+
+    @cached_property
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and std of the pixels, (3, 1, 1) each, on the device: to send them again would wait for a GPU."""
+        import torch
+
+        with torch.inference_mode(False):  # a method may compute with them outside of it
+            mean, std = (torch.tensor(v, device=self.device)[:, None, None] for v in (self.mean, self.std))
+        return mean, std
 
     def image(self, pixels: Tensor) -> Tensor:
         """Embed uint8 pixels: (B, 3, H, W) -> (B, D) float32, not normalised, on the encoder's device.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from itertools import islice
@@ -40,10 +40,8 @@ def image_features(
     view = torch.empty(views, len(paths), encoder.dim)  # (V, N, D)
     start = 0
     with closing(_batches(encoder, paths, keys, views, seed)) as batches:
-        for crops in batches:  # (B, 1 + V, 3, H, W)
-            stop = start + len(crops)
-            rows = encoder.image(crops.flatten(0, 1)).cpu()  # (B * (1 + V), D)
-            rows = rows.reshape(len(crops), 1 + views, encoder.dim)
+        for rows in _embedded(encoder, batches):  # (B, 1 + V, D)
+            stop = start + len(rows)
             image[start:stop] = rows[:, 0]
             view[:, start:stop] = rows[:, 1:].transpose(0, 1)
             if on_image is not None:
@@ -59,10 +57,42 @@ def pixels(encoder: Encoder, paths: Sequence[Path], batch: int) -> Iterator[Tens
             yield crops[:, 0]
 
 
+def _embedded(encoder: Encoder, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Embed batches (B, 1 + V, 3, H, W) and yield their rows (B, 1 + V, D) on the CPU, each a batch late.
+
+    So a GPU has the next batch to work on while the rows of this one travel and are put away.
+    """
+    late: Callable[[], Tensor] | None = None
+    for crops in batches:
+        rows = encoder.image(crops.flatten(0, 1))  # (B * (1 + V), D)
+        coming = _to_cpu(rows.reshape(*crops.shape[:2], -1))
+        if late is not None:
+            yield late()
+        late = coming
+    if late is not None:
+        yield late()
+
+
+def _to_cpu(rows: Tensor) -> Callable[[], Tensor]:
+    """Start a copy to the CPU; the result waits for its end, and for nothing that is asked of a GPU later."""
+    import torch
+
+    copied = rows.to("cpu", non_blocking=True)
+    if not rows.is_cuda:
+        return lambda: copied
+    end = torch.cuda.current_stream(rows.device).record_event()
+
+    def wait() -> Tensor:
+        end.synchronize()
+        return copied
+
+    return wait
+
+
 def _batches(
     encoder: Encoder, paths: Sequence[Path], keys: Sequence[str], views: int, seed: int, batch: int | None = None
 ) -> Generator[Tensor, None, None]:
-    """Read ahead in threads and yield pixels in order: (B, 1 + V, 3, H, W) uint8."""
+    """Read ahead in threads and yield pixels in order: (B, 1 + V, 3, H, W) uint8, page-locked for a GPU."""
     import torch
 
     def crops(path: Path, key: str) -> Tensor:
@@ -73,6 +103,7 @@ def _batches(
     waiting: deque[Future[Tensor]] = deque()
     todo = zip(paths, keys, strict=True)
     threads = _threads()
+    pinned = encoder.device.startswith("cuda")  # or else a copy to it could not run beside its work
     readers = ThreadPoolExecutor(threads, thread_name_prefix="read")
     with without_warnings():
         try:
@@ -83,7 +114,9 @@ def _batches(
                     waiting.append(readers.submit(crops, path, key))
                 if not waiting:
                     return
-                yield torch.stack([waiting.popleft().result() for _ in range(min(size, len(waiting)))])
+                read = [waiting.popleft().result() for _ in range(min(size, len(waiting)))]
+                together = torch.empty((len(read), *read[0].shape), dtype=torch.uint8, pin_memory=pinned)
+                yield torch.stack(read, out=together)
         finally:  # also on an unreadable file, on Ctrl-C, and when the model fails
             readers.shutdown(wait=True, cancel_futures=True)
 

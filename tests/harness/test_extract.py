@@ -171,6 +171,65 @@ def test_reading_runs_ahead_of_the_model_but_not_far(tiny, paths, monkeypatch):
     assert 4 < most <= 8  # a batch in the model and one ahead, of 180 images
 
 
+def test_the_next_batch_is_asked_for_before_rows_of_the_last_are_awaited(tiny, paths, monkeypatch):
+    embed = tiny.image
+    order: list[str] = []
+
+    def asked(pixels: torch.Tensor) -> torch.Tensor:
+        order.append("ask")
+        return embed(pixels)
+
+    def awaited(rows: torch.Tensor):
+        return lambda: order.append("await") or rows
+
+    expected, _ = image_features(tiny, paths[:9], names(paths[:9]))
+    monkeypatch.setattr(tiny, "image", asked)
+    monkeypatch.setattr(extract, "_to_cpu", awaited)
+    image, _ = image_features(tiny, paths[:9], names(paths[:9]))
+    assert order == ["ask", "ask", "await", "ask", "await", "await"]  # batches of 4, 4 and 1
+    assert torch.equal(image, expected)
+
+
+def test_rows_of_a_gpu_are_read_after_their_copy_ended_and_not_before(monkeypatch):
+    """The order of calls, which no GPU is needed for: an event behind the copy, on the stream of the rows."""
+    calls: list[object] = []
+
+    class Rows:
+        is_cuda, device = True, "cuda:1"
+
+        def to(self, device: str, non_blocking: bool) -> torch.Tensor:
+            calls.append((device, non_blocking))
+            return torch.ones(2)
+
+    class Stream:
+        def __init__(self, device: str) -> None:
+            self.device = device
+
+        def record_event(self):
+            calls.append(f"event on {self.device}")
+            return self
+
+        def synchronize(self) -> None:
+            calls.append("wait")
+
+    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    coming = extract._to_cpu(Rows())
+    assert calls == [("cpu", True), "event on cuda:1"]
+    assert torch.equal(coming(), torch.ones(2))
+    assert calls[2:] == ["wait"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_the_features_of_the_cpu(folder, tiny, paths):
+    expected, views = image_features(tiny, paths, names(paths), views=2)
+    there = encoder.load(str(folder), "cuda", "fp32")
+    there.batch = 4
+    for one, other in zip(image_features(there, paths, names(paths), views=2), (expected, views), strict=True):
+        assert one.device.type == "cpu"
+        assert torch.cosine_similarity(one, other, dim=-1).min() > 0.9999
+
+
 def test_a_broken_file_is_named_and_no_reader_stays(tiny, paths, tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"\xff\xd8\xff")
