@@ -15,7 +15,8 @@ from torch.nn import functional
 from harness.errors import HarnessError, UsageError
 from harness.types import Episode, Method
 
-Objective = Callable[[Tensor], tuple[Tensor, Tensor, float]]  # weights -> value, gradient, how far from the end
+Slope = tuple[Tensor, float]  # gradient, and how far from the end
+Objective = Callable[[Tensor], tuple[float, Callable[[], Slope]]]  # weights -> value, and what finds the slope there
 
 
 @dataclass
@@ -80,10 +81,13 @@ def logistic_path(
     # about 4 balance weights and bias. On the demo's features this halves the iterations.
     centre = image.mean(0)  # (D,)
     size = (image - centre).square().sum(1).mean().sqrt() / 4
+    near = (image - centre) / size  # (N, D)
+    inputs = torch.cat([near, near.new_ones(len(near), 1)], 1)  # (N, D + 1)
+    target = functional.one_hot(label, classes).to(inputs)  # (N, C)
     theta = turn = image.new_zeros(classes * (image.shape[1] + 1))
     path: list[tuple[Tensor, Tensor, int, float]] = []
     for c in strengths:
-        objective = _ridge((image - centre) / size, label, classes, c * float(size) ** 2)
+        objective = _ridge(inputs, target, c * float(size) ** 2)
         # Along even steps of log C_ the weights move nearly straight on: a sixth of the iterations.
         new, iterations, gradient = _lbfgs(objective, theta + turn, tol, max_iterations)
         turn = new - theta if path else turn
@@ -95,22 +99,26 @@ def logistic_path(
     return path
 
 
-def _ridge(image: Tensor, label: Tensor, classes: int, c: float) -> Objective:
-    """Mean cross-entropy plus |W|^2 / (2 c N), as a function of W and b side by side (C, D + 1), flat."""
-    n = len(image)
-    inputs = torch.cat([image, image.new_ones(n, 1)], 1)  # (N, D + 1)
-    target = functional.one_hot(label, classes).to(image)  # (N, C)
+def _ridge(inputs: Tensor, target: Tensor, c: float) -> Objective:
+    """Mean cross-entropy plus |W|^2 / (2 c N), as a function of W and b side by side (C, D + 1), flat.
 
-    def objective(theta: Tensor) -> tuple[Tensor, Tensor, float]:
+    inputs (N, D + 1) end with a column of ones, target (N, C) is one-hot. The slope costs as much again as the value.
+    """
+    n, classes = target.shape
+
+    def objective(theta: Tensor) -> tuple[float, Callable[[], Slope]]:
         theta = theta.reshape(classes, -1)  # (C, D + 1)
-        scores = inputs @ theta.T  # (N, C)
-        log_p = scores.log_softmax(1)  # (N, C)
+        log_p = (inputs @ theta.T).log_softmax(1)  # (N, C)
         penalty = theta / (c * n)  # (C, D + 1)
         penalty[:, -1] = 0
         value = -(log_p * target).sum() / n + (penalty * theta).sum() / 2
-        pull = (log_p.exp() - target).T @ inputs / n  # (C, D + 1)
-        gradient = pull + penalty
-        return value, gradient.flatten(), float(gradient.norm() / (pull.norm() + penalty.norm()))
+
+        def slope() -> Slope:
+            pull = (log_p.exp() - target).T @ inputs / n  # (C, D + 1)
+            gradient = pull + penalty
+            return gradient.flatten(), float(gradient.norm() / (pull.norm() + penalty.norm()))
+
+        return float(value), slope
 
     return objective
 
@@ -122,25 +130,27 @@ def _lbfgs(
 
     Nocedal & Wright, Numerical Optimization, algorithms 7.4 and 7.5, with a backtracking line search.
     """
-    x, (value, gradient, relative) = start, objective(start)
+    x, (value, slope) = start, objective(start)
+    gradient, relative = slope()
     pairs: deque[tuple[Tensor, Tensor, float]] = deque(maxlen=memory)
     for iteration in range(max_iterations):
         if not math.isfinite(relative):
             raise HarnessError(
-                f"Logistic regression broke down: the loss was {float(value)} at step {iteration}; "
+                f"Logistic regression broke down: the loss was {value} at step {iteration}; "
                 "check the features for NaN, and that they differ between images."
             )
         if relative <= tol:
             return x, iteration, relative
         direction = -_inverse_hessian(gradient, pairs)
-        step, new = _backtrack(objective, x, value, gradient, direction, first=not pairs)
+        step, value, slope = _backtrack(objective, x, value, gradient, direction, first=not pairs)
         if step == 0:  # no lower value in reach of the arithmetic: this is the minimum
             return x, iteration, relative
-        change, turn = step * direction, new[1] - gradient
+        new, relative = slope()
+        change, turn = step * direction, new - gradient
         curvature = float(change @ turn)
         if curvature > 1e-12 * float(turn @ turn):
             pairs.append((change, turn, 1 / curvature))
-        x, (value, gradient, relative) = x + change, new
+        x, gradient = x + change, new
     return x, max_iterations, relative
 
 
@@ -159,14 +169,14 @@ def _inverse_hessian(gradient: Tensor, pairs: deque[tuple[Tensor, Tensor, float]
 
 
 def _backtrack(
-    objective: Objective, x: Tensor, value: Tensor, gradient: Tensor, direction: Tensor, first: bool
-) -> tuple[float, tuple[Tensor, Tensor, float]]:
+    objective: Objective, x: Tensor, value: float, gradient: Tensor, direction: Tensor, first: bool
+) -> tuple[float, float, Callable[[], Slope]]:
     """The first step of 1, 1/2, 1/4 … with enough descent (Armijo), and the objective there; 0 if none."""
-    slope = float(gradient @ direction)
+    descent = float(gradient @ direction)
     step = 1 / float(gradient.norm()) if first else 1.0
     for _ in range(40):
-        new = objective(x + step * direction)
-        if float(new[0]) <= float(value) + 1e-4 * step * slope:
-            return step, new
+        new, slope = objective(x + step * direction)
+        if new <= value + 1e-4 * step * descent:
+            return step, new, slope
         step /= 2
-    return 0.0, new
+    return 0.0, value, slope
