@@ -343,7 +343,10 @@ def _average(first: Side, second: Side, found: Sequence[Comparison]) -> Comparis
 
 
 def _caveats(side: Side) -> list[str]:
-    """What must be known of published figures."""
+    """What must be known of transductive methods and of published figures."""
+    whom = sorted({label_of(result) for result in side.results if "transductive" in result.notes})
+    if whom:
+        return [f"{', '.join(whom)}: transductive: what it says of an image may depend on the other test images."]
     words = dict.fromkeys(word for figure in side.figures for word in figure.protocol)
     told = [f"{side.name}: {REASONS[word].text}." for word in words]
     return [*told, f"{side.name}: published without its single seeds, taken as exact."] if side.figures else told

@@ -82,6 +82,13 @@ def test_seeds_and_data_sets_of_one_side_alone_do_not_count_and_are_told() -> No
     assert any("one side alone has b, c" in note for note in report.notes)
 
 
+def test_a_transductive_method_is_named() -> None:
+    plain, seen = side("tip", steady(3)), side("td", steady(3))
+    seen = Side("td", "td", [msgspec.structs.replace(result, notes=["transductive"]) for result in seen.results])
+    assert any(note.startswith("td: transductive") for note in compare(plain, seen).notes)
+    assert not any("transductive" in note for note in compare(plain, plain).notes)
+
+
 def test_turning_the_sides_turns_the_sign_and_nothing_else() -> None:
     one = compare(side("tip", steady(7, 9)), side("dac", steady(7))).comparisons[0]
     other = compare(side("dac", steady(7)), side("tip", steady(7, 9))).comparisons[0]
