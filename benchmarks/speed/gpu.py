@@ -4,9 +4,9 @@
 
 Parts, each in a file of its own that is written as soon as the part ends: `machine` (versions, clocks), `peak` (matrix
 products), `extraction` (decoding, model and both together, for the embedded encoder and for a ViT-B-16 with random
-weights), `methods` (fit and predict on made-up features of true sizes, through `harness bench`), `tests` (those marked
-gpu). A part that fails says so in its file and stops no other; the exit code is 1 then. What does not fit into
-`--budget` seconds is left out and named.
+weights), `grid` (seconds of the whole grid on made-up packs of true sizes), `methods` (fit and predict with repeats, by
+what `harness bench` uses), `tests` (those marked gpu). A part that fails says so in its file and stops no other; the
+exit code is 1 then. What does not fit into `--budget` seconds is left out and named.
 
 Needs torch >= 2.10 and a checkout. Whatever else is missing there, open_clip for one, comes as wheels: every file of
 `--wheels` is unpacked beside the run and put on the path. `--device cpu --quick` tries all of it on small sizes.
@@ -66,8 +66,7 @@ def main() -> int:
         _bring_along(options.wheels, scratch / "wheels")
         os.environ.setdefault("HARNESS_CACHE", str(scratch / "cache"))
         job = Job(options.device, options.quick, options.output, options.budget, options.tests, scratch)
-        parts = {"machine": machine, "peak": peak, "extraction": extraction, "methods": methods, "tests": tests}
-        return max([_part(name, part, job) for name, part in parts.items()])
+        return max([_part(part.__name__, part, job) for part in (machine, peak, extraction, grid, methods, tests)])
 
 
 def _options() -> argparse.Namespace:
@@ -202,6 +201,32 @@ def _rates(model: Any, paths: list[Path], job: Job) -> dict[str, Any]:
         "end_to_end": whole,
         "end_to_end_of_the_slower": whole["images_per_s"] / slower,
     }
+
+
+# -- the grid ----------------------------------------------------------------------------------------
+
+
+def grid(job: Job) -> dict[str, Any]:
+    """Seconds of the whole grid on made-up packs of true sizes, by method; of what was done where time ran out."""
+    from benchmarks.speed.grid import seconds
+
+    folder, limit = job.scratch / "grid", max(30.0, job.left / 2)
+    words = [sys.executable, "-m", "benchmarks.speed.grid", "--folder", str(folder), "--device", job.device]
+    if job.quick:
+        words += ["--datasets", "eurosat", "--methods", "zero_shot,ncm", "--shots", "1", "--seeds", "1"]
+    began, ended = time.perf_counter(), True
+    try:
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=limit, check=False)
+        output = (done.stdout + done.stderr)[-4000:]
+        failed = [] if done.returncode == 0 else [output]
+    except subprocess.TimeoutExpired:
+        ended, output, failed = False, f"stopped after {limit:.0f} s", []
+    wall = time.perf_counter() - began
+    methods = {
+        method: {"cells": sum(map(len, cells.values())), "seconds": sum(map(sum, cells.values()))}
+        for method, cells in seconds(folder / "results").items()
+    }
+    return {"ended": ended, "wall_s": wall, "methods": methods, "output": output, "failed": failed}
 
 
 # -- methods -----------------------------------------------------------------------------------------

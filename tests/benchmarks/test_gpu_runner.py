@@ -74,13 +74,18 @@ def test_the_whole_command_runs_on_a_processor(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     found = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("gpu-*.json")}
-    assert set(found) == {"gpu-machine", "gpu-peak", "gpu-extraction", "gpu-methods", "gpu-tests"}
+    assert set(found) == {f"gpu-{part}" for part in ("machine", "peak", "extraction", "grid", "methods", "tests")}
     assert all(
         record["quick"] and record["schema"] == gpu.SCHEMA and "error" not in record for record in found.values()
     )
     assert all(rate > 0 for rate in found["gpu-peak"]["measured"]["tflops"].values())
     for rates in found["gpu-extraction"]["measured"].values():
         assert rates["gflop_per_image"] > 0 and rates["end_to_end"]["images_per_s"] > 0
+    assert found["gpu-grid"]["measured"]["ended"]
+    assert {name: of["cells"] for name, of in found["gpu-grid"]["measured"]["methods"].items()} == {
+        "zero_shot": 1,
+        "ncm": 1,
+    }
     methods = found["gpu-methods"]["measured"]
     assert len(methods["timed"]) > 20 and not methods["left_out"]
     assert found["gpu-tests"]["measured"]["exit_code"] == 0
