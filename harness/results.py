@@ -139,7 +139,7 @@ def _no_collection() -> Iterator[None]:
 def read_record(path: Path) -> Result:
     """Read and check one record: form, schema, checksum, and that its numbers are possible."""
     try:
-        with path.open("rb", buffering=0) as file:
+        with open(path, "rb", buffering=0, opener=_at_once) as file:
             raw = file.read()
     except OSError as error:
         if isinstance(error, FileNotFoundError) and not path.is_symlink():
@@ -152,6 +152,10 @@ def read_record(path: Path) -> Result:
     except (Corrupt, UsageError) as error:
         raise type(error)(f"{shown(path)}: {error}") from error
     return result
+
+
+def _at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe under a record's name would be waited for
 
 
 def parse_record(raw: bytes) -> Result:

@@ -224,6 +224,16 @@ def test_what_is_no_json_text_is_named(tmp_path: Path, content: bytes) -> None:
     assert "odd.json" in loaded.problems[0]
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pipe_among_the_records_is_named_and_not_waited_for(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    good = store.write(record())
+    os.mkfifo(store.cells / "pipe.json")
+    loaded = store.load()
+    assert loaded.results == [good]
+    assert "pipe.json" in loaded.problems[0]
+
+
 def test_a_name_that_is_no_text_is_told_in_letters_that_can_be_printed(tmp_path: Path) -> None:
     store = Store(tmp_path)
     good = store.write(record())
