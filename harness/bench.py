@@ -119,10 +119,7 @@ def bench(plan: Plan, repeats: int, results: Path, note: Note) -> Iterator[dict[
         else:
             here.append(cell)
     if not here:
-        raise Missing(
-            "Nothing to time: no cell has its features here. Make them with the same --methods, --datasets, --shots "
-            "and --seeds: harness run …"
-        )
+        raise Missing(f"Nothing to time: no cell has its features here. Make them: {_command(plan)}")
     room.check(here, plan.device)
     for cell in here:
         try:
@@ -130,7 +127,19 @@ def bench(plan: Plan, repeats: int, results: Path, note: Note) -> Iterator[dict[
         except Exception as error:  # a method may raise anything, and must not end the run
             note(f"{cell.name}: failed: {type(error).__name__}: {' '.join(str(error).split())}")
             continue
+        note(f"{cell.name}: fit {timed.fit.median_s:.3g} s, predict {timed.predict.median_s:.3g} s")
         yield write(results, _identity(cell), timed, plan.device)
+
+
+def _command(plan: Plan) -> str:
+    """What makes the features of these cells."""
+    asked = {
+        "--methods": [cell.method.name for cell in plan.cells],
+        "--datasets": [cell.source.name for cell in plan.cells],
+        "--shots": [str(cell.shots) for cell in plan.cells],
+        "--seeds": [str(cell.seed) for cell in plan.cells],
+    }
+    return "harness run " + " ".join(f"{flag} {','.join(dict.fromkeys(values))}" for flag, values in asked.items())
 
 
 def _lacks(cell: Cell) -> str:

@@ -84,14 +84,12 @@ def _by_machine(results: Iterable[Result], datasets: Collection[str]) -> dict[st
 
 
 def machine_of(result: Result) -> str:
-    """What times depend on: the GPU, or the processor and the threads that were used."""
+    """What times depend on: the GPU if one was used, and the processor with its threads, which a GPU waits for too."""
     made = result.provenance.get("machine") or {}
-    name = made_on(result)
-    if made.get("gpu"):
-        return name
+    host = f", {made['cpu']}" if made.get("gpu") and made.get("cpu") else ""
     model = f" ({made['cpu_model']})" if made.get("cpu_model") else ""
-    threads = made.get("threads")
-    return f"{name}{model}" + (f", threads: {threads}" if threads else "")
+    threads = f", threads: {made['threads']}" if made.get("threads") else ""
+    return f"{made_on(result)}{host}{model}{threads}"
 
 
 def _wanted(lines: Mapping[Line, Cells]) -> dict[Group, set[Pair]]:

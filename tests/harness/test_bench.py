@@ -262,7 +262,7 @@ def test_bench_never_extracts(harness_command: Command, home: Path) -> None:
     spec = type("Spec", (), {"name": "ncm", "cls": Counting, "trains_encoder": False, "second_space": ""})
     cell = Cell(Absent(), spec, 2, 1, "none", ())  # type: ignore[arg-type]
     said: list[str] = []
-    with pytest.raises(Missing, match="harness run"):
+    with pytest.raises(Missing, match="harness run --methods ncm --datasets toy --shots 2 --seeds 1"):
         list(bench.bench(Plan([cell], [cell], "cpu", "none"), 3, home, said.append))
     assert said == ["toy ncm 2 shots seed 1: left out: its features are not here"]
 

@@ -82,8 +82,9 @@ def test_machines_stand_apart_and_no_mean_holds_two_of_them() -> None:
     )  # fmt: skip
     told = {(line["machine"], line["method"]): line["fit_s"] for line in lines(found)}
     two, one = "Made-up CPU (6/1/2), threads: 2", "Made-up CPU (6/1/2), threads: 1"
+    chip = f"Made-up GPU, {two}"
     assert told == {
-        (two, "tip"): 1.0, (two, "ncm"): 2.0, (one, "ncm"): 4.0, ("Made-up GPU", "tip"): 100.0, ("Made-up GPU", "ncm"): 200.0,
+        (two, "tip"): 1.0, (two, "ncm"): 2.0, (one, "ncm"): 4.0, (chip, "tip"): 100.0, (chip, "ncm"): 200.0,
     }  # fmt: skip
     ends = [i for i in range(len(found.lines)) if found.ends(i)]
     assert [found.lines[i][-1].value for i in ends] == list(dict.fromkeys(line[-1].value for line in found.lines))
