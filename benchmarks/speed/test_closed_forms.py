@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.speed import plain
-from benchmarks.speed.conftest import Ratio
+from benchmarks.speed.conftest import CPU_TIME, Ratio
 from benchmarks.speed.problems import problem
 from methods.gda import Gda
+
+pytestmark = CPU_TIME
 
 
 def test_gda(ratio: Ratio) -> None:

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.speed import plain
-from benchmarks.speed.conftest import Ratio
+from benchmarks.speed.conftest import CPU_TIME, Ratio
 from benchmarks.speed.problems import MEDIUM, SMALL, problem
 from methods._maths import zero_shot
 from methods.tip import Tip
+
+pytestmark = CPU_TIME
 
 
 def fitted(classes: int, shots: int, val: int) -> tuple[Tip, Tensor, Tensor, Tensor, Tensor]:

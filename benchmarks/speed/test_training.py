@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 
 from benchmarks.speed import plain
-from benchmarks.speed.conftest import Ratio
+from benchmarks.speed.conftest import CPU_TIME, Ratio
 from benchmarks.speed.problems import problem
 from methods import _training
 
+pytestmark = CPU_TIME
 STEPS = 20
 
 
