@@ -209,7 +209,8 @@ def summary(report: Report, baseline: Path, results: str) -> str:
     for found in report.findings:
         counts[found.kind] += 1
     said = [f"{count} {kind.word}" for kind, count in counts.items() if kind is not Kind.TOLD]
-    time = f"; {c.what} of {c.who} x {c.ratio:.2f} over {c.fits} fits" if (c := next(iter(report.costs), None)) else ""
+    told = next((cost for cost in report.costs if cost.worse), next(iter(report.costs), None))
+    time = f"; {told.what} of {told.who} x {told.ratio:.2f} over {told.fits} fits" if told else ""
     update = " Better cells: take them over with --update." if counts[Kind.BETTER] else ""
     return (
         f"{verdict}: {results} against {baseline}: of {report.cells} cells {report.exact} compared by count, "

@@ -19,7 +19,7 @@ from scipy import stats as scipy_stats
 
 from harness import check, clock, find
 from harness.check import Baseline, Cell, Kind, Report, Rules, compare, cost_changes, encode, read_baseline, snapshot
-from harness.check_commands import annotation, as_junit, as_markdown, specs_of
+from harness.check_commands import annotation, as_junit, as_markdown, specs_of, summary
 from harness.errors import Corrupt, Exit, NotComparable, UsageError
 from harness.results import Store, cell_key, score
 from harness.types import Identity, Result, Timing
@@ -339,6 +339,7 @@ def test_a_store_with_longer_wall_times_alone_is_worse_and_the_method_is_named(q
     assert report.code == Exit.REGRESSION
     assert "wall time of plain" in {found.where for found in report.findings}
     assert "wall time of drawn" not in {found.where for found in report.findings}
+    assert "; wall time of plain x 1.20" in summary(report, Path("b.json"), "store")
     assert compare(base, timed(grid(**ELSEWHERE), 3.0, queued)).code == Exit.OK
     assert compare(base, timed(grid(), 1.2, queued), rules=Rules(time_factor=1.3)).code == Exit.OK
 
