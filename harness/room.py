@@ -33,50 +33,53 @@ class Need:
 
 def check(cells: Iterable[Cell], device: str) -> None:
     """Raise Missing for the first cell that cannot fit. Cost: one look per data set, shots and views."""
-    looked = set[tuple[int, int, int, str]]()
-    free: dict[str, int | None] = {}
+    have = free_bytes(device)
+    if have is None:
+        return
+    looked = set[tuple[int, int, int, bool, str]]()
     for cell in cells:
-        kind = (id(cell.source), cell.shots, cell.method.cls.views, cell.method.second_space)
-        if kind in looked or cell.method.trains_encoder:
+        cls = cell.method.cls
+        kind = (id(cell.source), cell.shots, cls.views, cls.raw, cls.second_space)
+        if kind in looked or cls.trains_encoder:
             continue
         looked.add(kind)
-        for need in needs(cell, device):
-            if need.device not in free:
-                free[need.device] = free_bytes(need.device)
-            have = free[need.device]
-            if have is not None and need.bytes > have:
-                raise Missing(_refusal(cell, need, have))
+        if (need := needs(cell, device)).bytes > have:
+            raise Missing(_refusal(cell, need, have))
 
 
-def needs(cell: Cell, device: str) -> list[Need]:
-    """The least that a cell holds: while its shots are picked, and while its largest held-out part is scored."""
-    views, halves = cell.method.cls.views, 2 if cell.method.second_space else 1
-    dim, classes, train = _shape(cell.source, device)
-    support = classes * cell.shots * dim * FLOAT * (1 + views) * halves
-    held = max(max(_held_bytes(record.source, device)) for record in cell.records) * halves
-    scored = Need(device, {"support images and views": support, "held-out images, as read and at unit norm": 2 * held})
-    return [Need("cpu", {"the training part of the pack": train}), scored]
+def needs(cell: Cell, device: str) -> Need:
+    """The least that a cell holds while its largest held-out part is scored.
+
+    Files are mapped into memory, which the system takes back when it must: on a CPU only what is brought to unit norm
+    counts. On a GPU both stand there, what was read and what was made of it.
+    """
+    cls, source = cell.method.cls, cell.source
+    halves = 2 if cls.second_space else 1
+    dim, classes = _shape(source, device)
+    support = classes * cell.shots * dim * FLOAT * (1 + cls.views) * halves
+    held = max(_held_bytes(record.source, device) for record in cell.records) * halves
+    copies = int(device.startswith("cuda")) + int(not cls.raw)
+    return Need(device, {"support images and views": support, "held-out images": copies * held})
 
 
-def _shape(source: Source, device: str) -> tuple[int, int, int]:
-    """Width of features, number of classes, and bytes of the training part where it is read as a whole."""
+def _shape(source: Source, device: str) -> tuple[int, int]:
+    """Width of features and number of classes."""
     if isinstance(source, PackSource):
-        return source.pack.info.dim, len(source.pack.info.classes), _file(source, "train")
+        return source.pack.info.dim, len(source.pack.info.classes)
     assert isinstance(source, ImageSource)
-    return _dim(source, device), len(source.split.classes), 0
+    return _dim(source, device), len(source.split.classes)
 
 
 def _dim(source: ImageSource, device: str) -> int:
     return encoder.card(source.encoder, device, source.fingerprint["precision"]).dim
 
 
-def _held_bytes(source: Source, device: str) -> tuple[int, int]:
-    """Bytes of validation and of test features."""
+def _held_bytes(source: Source, device: str) -> int:
+    """Bytes of the larger of validation and test features."""
     if isinstance(source, PackSource):
-        return _file(source, "val"), _file(source, "test")
+        return max(_file(source, "val"), _file(source, "test"))
     assert isinstance(source, ImageSource)
-    dim = _dim(source, device)
-    return len(source.split.val) * dim * FLOAT, len(source.split.test) * dim * FLOAT
+    return max(len(source.split.val), len(source.split.test)) * _dim(source, device) * FLOAT
 
 
 def _file(source: PackSource, part: str) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -176,3 +178,9 @@ def test_the_command_takes_the_flag_and_refuses_what_does_not_go_with_it(harness
     for other in (("--by", "shots"), ("--baseline", "tip"), ("--published",)):
         code, _, err = harness_command("table", "--cost", *other)
         assert code == 2 and "do not go together" in err
+
+
+def test_nothing_heavy_is_imported() -> None:
+    code = "import sys, harness.cost, harness.bench_commands; print({'torch', 'scipy', 'pandas'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

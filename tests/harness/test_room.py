@@ -21,13 +21,15 @@ MakePack = Callable[..., Path]
 TOY = ("--datasets", "toy", "--shots", "2", "--methods", "ncm,zero_shot")
 
 
-def test_needs_are_those_of_the_files_and_the_shots(make_pack: MakePack) -> None:
+@pytest.mark.parametrize("name", ["tip", "zero_shot", "ncm"])
+def test_needs_are_those_of_the_files_and_the_shots(name: str, make_pack: MakePack) -> None:
     folder = make_pack(classes=5, dim=16)
-    plan = make_plan(RunSpec(methods=["ncm"], datasets=["toy"], shots=[2], seeds=[1]), Store(Path("results")))
-    reading, scoring = room.needs(plan.cells[0], "cpu")
-    assert reading.bytes == (folder / "train.safetensors").stat().st_size
-    support = 5 * 2 * 16 * 4 * (1 + plan.cells[0].method.cls.views)
-    assert scoring.bytes == support + 2 * (folder / "test.safetensors").stat().st_size  # larger than val
+    plan = make_plan(RunSpec(methods=[name], datasets=["toy"], shots=[2], seeds=[1]), Store(Path("results")))
+    cls = plan.cells[0].method.cls
+    support = 5 * 2 * 16 * 4 * (1 + cls.views)
+    test = (folder / "test.safetensors").stat().st_size  # larger than val
+    assert room.needs(plan.cells[0], "cpu").bytes == support + (0 if cls.raw else test)
+    assert room.needs(plan.cells[0], "cuda").bytes == support + (test if cls.raw else 2 * test)
 
 
 def test_images_need_as_much_as_their_features_will(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,18 +41,18 @@ def test_images_need_as_much_as_their_features_will(monkeypatch: pytest.MonkeyPa
     source = object.__new__(ImageSource)
     source.encoder, source.fingerprint = "made-up", {"precision": "fp32"}
     source.split = Split(("a", "b"), val=(("1", 0),) * 10, test=(("1", 0),) * 1000)
-    assert room._held_bytes(source, "cpu") == (10 * 512 * 4, 1000 * 512 * 4)
-    assert room._shape(source, "cpu") == (512, 2, 0)
+    assert room._held_bytes(source, "cpu") == 1000 * 512 * 4
+    assert room._shape(source, "cpu") == (512, 2)
 
 
 def test_a_cell_that_cannot_fit_is_refused_before_anything_is_done(
     harness_command: Command, make_pack: MakePack, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_pack()
-    monkeypatch.setattr(room, "free_bytes", lambda _: 1000)
+    monkeypatch.setattr(room, "free_bytes", lambda _: 100)
     code, _, err = harness_command("run", *TOY)
     assert code == 8
-    assert "cannot fit: it needs at least" in err and "bytes" in err and "1,000 are free" in err
+    assert "cannot fit: it needs at least" in err and "bytes" in err and "100 are free" in err
     assert not any((home / "results" / "cells").glob("*.json"))
     code, _, err = harness_command("bench", *TOY)
     assert code == 8 and "cannot fit" in err
