@@ -205,7 +205,7 @@ def test_csv_reads_back_and_no_cell_is_a_formula(name: str) -> None:
     assert shown.removeprefix("'") == printable(name).removeprefix("'")
     assert (float(rows[1][1]), float(rows[1][2]), int(rows[1][3])) == (1.0, 0.5, 3)
     for text in (shown, *rows[0]):
-        assert len(text) < 2 or text.lstrip()[0] not in "=+-@"
+        assert len(text) < 2 or text.lstrip()[:1] not in tuple("=+-@")
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", " =", "\t=", "\r=", "\n=", "\r\n@", "\u00a0=", "＝", "\x00="])
