@@ -1,4 +1,8 @@
-"""From image files to embeddings against the usual loop of worker processes, PIL and fp32."""
+"""From image files to embeddings against the usual loop of worker processes, PIL and fp32.
+
+In CPU time of all threads and processes: what a machine whose cores are all busy can do. Waiting, of which the loop
+does more, is not counted.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,6 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks.speed import naive
-from benchmarks.speed.conftest import Ratio
 from harness import encoder, extract
 
 SMALL = {"layers": 2, "width": 128, "patch_size": 32}  # reading costs more than the model
@@ -24,7 +27,17 @@ WITHOUT_UNITS, WITH_UNITS = 1.3, 3.0  # times as fast as the usual loop
 UNITS = 3.0  # bf16 products this many times as fast as fp32: AMX gives 4 to 6, AVX-512 alone 2
 ALIKE = 0.999  # cosine to the fp32 features of the usual loop
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # the loop's, from Python 3.12 on
+
+def cpu_seconds() -> float:
+    """CPU time of this process, its threads, and children that have ended: the loop's workers."""
+    spent = os.times()
+    return spent.user + spent.system + spent.children_user + spent.children_system
+
+
+pytestmark = [
+    pytest.mark.benchmark(timer=cpu_seconds),
+    pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),  # the loop's, from Python 3.12 on
+]
 
 
 def folder_of(home: Path, tower: dict[str, int]) -> str:
@@ -47,9 +60,9 @@ def bf16_gain() -> float:
         rows, weight = torch.ones(1600, 768, dtype=dtype), torch.ones(3072, 768, dtype=dtype)
         rounds = []
         for _ in range(5):
-            start = time.perf_counter()
+            start = time.process_time()
             torch.nn.functional.linear(rows, weight)
-            rounds.append(time.perf_counter() - start)
+            rounds.append(time.process_time() - start)
         seconds.append(min(rounds))
     return seconds[0] / seconds[1]
 
@@ -59,11 +72,10 @@ def bf16_gain() -> float:
     [
         pytest.param(SMALL, 128, 64, "fp32", 3, id="small tower, fp32"),
         pytest.param(VIT_B_32, 64, 32, "bf16", 2, id="ViT-B-32, bf16", marks=pytest.mark.slow),
-        pytest.param(VIT_B_16, 16, 8, "bf16", 2, id="ViT-B-16, bf16", marks=pytest.mark.slow),
+        pytest.param(VIT_B_16, 8, 4, "bf16", 2, id="ViT-B-16, bf16", marks=pytest.mark.slow),
     ],
 )
 def test_extraction_beats_the_usual_loop(
-    ratio: Ratio,
     benchmark: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -86,9 +98,15 @@ def test_extraction_beats_the_usual_loop(
     def fast() -> None:
         rows["fast"], _ = extract.image_features(ours, paths, [path.name for path in paths])
 
-    found = ratio(usual, fast, rounds=rounds)
-    gain = bf16_gain()
-    benchmark.extra_info.update(bf16_gain=gain, images=images)
+    fast()
+    slow = []
+    for _ in range(rounds):
+        start = cpu_seconds()
+        usual()
+        slow.append(cpu_seconds() - start)
+    benchmark.pedantic(fast, rounds=rounds)
+    found, gain = min(slow) / float(benchmark.stats.stats.min), bf16_gain()
+    benchmark.extra_info.update(plain_s=min(slow), ratio=found, bf16_gain=gain, images=images, threads=1)
     assert torch.cosine_similarity(rows["usual"], rows["fast"]).min() >= ALIKE
     goal = WITH_UNITS if precision == "bf16" and gain >= UNITS else WITHOUT_UNITS
     assert found >= goal / 2  # half, as another machine may be busy
