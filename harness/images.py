@@ -171,7 +171,9 @@ def view_of(
     return crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if draw() < 0.5 else crop
 
 
-def _box(width: int, height: int, draw: Callable[[], float], area: tuple[float, float] = AREA) -> tuple[int, int, int, int]:
+def _box(
+    width: int, height: int, draw: Callable[[], float], area: tuple[float, float] = AREA
+) -> tuple[int, int, int, int]:
     """Draw the part to show by the rule of torchvision's RandomResizedCrop: left, top, right, bottom."""
     for _ in range(10):
         shown = width * height * (area[0] + (area[1] - area[0]) * draw())
