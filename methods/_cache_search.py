@@ -171,7 +171,7 @@ class _Ladder:
     low: float  # the first of them
     per_unit: float  # buckets
     below: Tensor | None = None  # (buckets,) values in the buckets before
-    held: Tensor | None = None  # (buckets,) the value in a bucket; infinity where there is none
+    held: Tensor | None = None  # (buckets,) the value in a bucket; NaN, below no number, where there is none
 
     @classmethod
     def of(cls, values: Tensor) -> _Ladder:
@@ -184,7 +184,7 @@ class _Ladder:
         if int(place.bincount().max()) > 1:
             return ladder
         below = torch.searchsorted(place, torch.arange(buckets, device=place.device))  # (buckets,)
-        held = torch.full((buckets,), math.inf).to(ordered).scatter_(0, place, ordered)  # (buckets,)
+        held = torch.full((buckets,), math.nan).to(ordered).scatter_(0, place, ordered)  # (buckets,)
         return replace(ladder, below=below, held=held)
 
     def rank(self, x: Tensor, or_equal: bool) -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from harness.contract import example_episode, example_queries
@@ -127,6 +127,7 @@ def test_the_search_is_many_times_faster_than_brute_force():
     st.lists(st.floats(0, 50, width=32), min_size=1, max_size=30),
     st.lists(st.floats(-60, 60, width=32) | st.sampled_from([math.inf, -math.inf]), min_size=1, max_size=30),
 )
+@example([0.0, 5.875], [math.inf])
 @settings(deadline=None)
 def test_a_number_has_as_many_values_below_it_as_bisection_finds(values, numbers):
     """Even steps, uneven ones, and values that occur twice; numbers on, between and beyond them."""
