@@ -59,6 +59,7 @@ _KEEPERS = {"concurrent", "multiprocessing", "torch", "joblib", "tqdm", "rich"} 
 _WRAPPED = (staticmethod, classmethod, property)
 _BODY = operator.attrgetter("__code__")
 _CHILD = getattr(signal, "SIGCHLD", None)
+_BEGIN = threading.Thread._bootstrap_inner.__code__  # type: ignore[attr-defined]
 
 _roots: list[str] = []
 _permitted: set[str] = set()
@@ -70,6 +71,7 @@ _caught: dict[str, str] = {}  # module of a method -> what it did
 _running = ""  # module of the method whose cell this is
 _seen: set[str] = set()  # modules of all methods so far
 _installed = False
+_thread_hooks: tuple[Any, Any] = (None, None)  # trace and profile function of all threads, when the run began
 
 
 def protect(folder: Path) -> None:
@@ -96,8 +98,10 @@ def permit(files: Iterable[Path]) -> None:
 @contextmanager
 def on_watch() -> Iterator[None]:
     """From here on, and in exit handlers of the process, the engine alone reaches what is protected."""
-    global _watch, _home
+    global _watch, _home, _thread_hooks
     _install()
+    if not _watch:
+        _thread_hooks = threading.gettrace(), threading.getprofile()
     before, ours = _home, gc.get_freeze_count() == 0
     _watch, _home = _watch + 1, sys._getframe(2)
     if ours:
@@ -237,7 +241,7 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
     if event in _FILES:
         for path in arguments[:2] if event in _PAIRS else arguments[:1]:
             _check_path(path, event in _PAIRS or event in ("open", "shutil.rmtree"))
-    elif event in _DOORS and (_depth or _stranger()) and not _asked_by_library():
+    elif event in _DOORS and (_depth or _stranger()) and not (_is_a_thread_begun() or _asked_by_library()):
         _refuse(f"by {event}")
 
 
@@ -259,6 +263,15 @@ def _check_path(path: Any, from_above: bool = True) -> None:
     memory = real.startswith("/proc/") and real.endswith("/mem")
     if ((inside or memory) and _depth) or ((inside or above or memory) and _stranger()):
         _refuse(f"opened {real}")
+
+
+def _is_a_thread_begun() -> bool:
+    """Whether a new thread takes over what this process, under coverage or a debugger, had traced all threads with.
+
+    A refusal there would end the thread before its work, and whoever waits for that would wait forever.
+    """
+    asked_by = sys._getframe(2).f_code
+    return asked_by is _BEGIN and (threading.gettrace(), threading.getprofile()) == _thread_hooks
 
 
 def _asked_by_library() -> bool:

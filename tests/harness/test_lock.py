@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import signal
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -487,3 +489,13 @@ def test_a_broad_results_folder_accuses_no_innocent(home: Path, make_pack: Calla
     code = "import sys; sys.path.insert(0, '.'); import helper_of_mine; sys.path.pop(0)"
     result = harness.run(methods=[spy(home, fit=code)], datasets=["toy"], shots=[2], seeds=[1], results=".").computed[0]
     assert result.status == "ok", result.error
+
+
+def test_threads_of_a_process_that_is_traced_begin_and_end() -> None:
+    """Under coverage or a debugger each new thread sets a trace function: that is no theft, and nobody waits forever."""
+    threading.settrace(lambda *event: None)
+    try:
+        with lock.on_watch(), lock.closed(), ThreadPoolExecutor(1) as pool:
+            assert pool.submit(int, "7").result(timeout=20) == 7
+    finally:
+        threading.settrace(None)  # type: ignore[arg-type]
