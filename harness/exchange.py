@@ -38,6 +38,11 @@ class Merged:
     problems: list[str] = field(default_factory=list)
 
 
+def _require_store(folder: Path) -> None:
+    if not Store(folder).cells.is_dir():
+        raise Missing(f"No store at {folder}: it has no folder cells/. Give the folder that --results names.")
+
+
 def merge(sources: Sequence[Path], destination: Path) -> Merged:
     """Copy what the stores hold into one; where records of one key differ in their numbers, choose none.
 
@@ -45,8 +50,7 @@ def merge(sources: Sequence[Path], destination: Path) -> Merged:
     matter; a success is taken over a failure. With a conflict the destination keeps what it has of that key.
     """
     for folder in sources:
-        if not Store(folder).cells.is_dir():
-            raise Missing(f"No store at {folder}: it has no folder cells/. Give the folder that --results names.")
+        _require_store(folder)
     target, done = Store(destination), Merged()
     target.check_writable()
     found: dict[str, dict[Path, Result]] = defaultdict(dict)
@@ -117,6 +121,7 @@ class Recovered:
 
 def recover(store: Store, now: float | None = None) -> Recovered:
     """Set damaged records aside and clear what killed writers left. Removes no record that can be read."""
+    _require_store(store.folder)
     done = Recovered()
     for path in store.paths():
         try:

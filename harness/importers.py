@@ -97,6 +97,11 @@ def import_tip_adapter(
     _check(parts, sources, info)
     if not trust_labels:
         _check_labels(parts, sources, info)
+    return _write(final, info, parts)
+
+
+def _write(final: Path, info: cache.PackInfo, parts: Mapping[str, Mapping[str, Tensor]]) -> cache.Pack:
+    """The pack of this description and these tensors, in place of one that may stand there."""
     with files.making_room(final):
         return cache.write_pack(
             final,

@@ -12,10 +12,6 @@ from harness.stats import Mean, mean_with_interval
 from harness.table import Group, Pair, Row, Table
 
 AXES = ("dataset", "shots", "encoder")  # what columns may stand for
-TIES = (
-    "= not separable from the best: the 95 % interval of the paired difference holds 0 (over data sets from three on, "
-    "else over seeds and test images)."
-)
 IDENTITY = ("shots", "encoder", "selection", "prompts")  # of a row, besides its method
 
 
@@ -265,7 +261,7 @@ def _places(means: Sequence[Mean | None], groups: Sequence[Hashable], rows: Sequ
 
 def _ties(table: Table) -> list[str]:
     tied = any(row.tied_with_best and row.rank != 1 for row in table.rows)
-    return [table.ties or TIES] if tied else []
+    return [table.ties] if tied else []
 
 
 # -- differences to one method -----------------------------------------------------------------------

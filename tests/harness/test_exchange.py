@@ -194,7 +194,8 @@ def test_the_command_recover_says_what_it_did(tmp_path: Path, harness_command: C
     assert "set aside" in out
     assert "1 sound records" in out
     assert harness_command("results", "recover", "--results", folder)[0] == 0
-    assert harness_command("results", "recover", "--results", tmp_path / "none")[0] == 0
+    code, _, err = harness_command("results", "recover", "--results", tmp_path / "none")
+    assert (code, "No store at" in err) == (8, True)
 
 
 # -- export ------------------------------------------------------------------------------------------
