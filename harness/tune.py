@@ -13,12 +13,14 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from harness import lock
 from harness.clock import Stopwatch
 from harness.errors import UsageError
+from harness.fits import fits
 from harness.types import Episode, Features, Grid, Method, Score
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ class Choice:
     tried: int  # configurations scored
     labels: int  # labels used besides the support set
     val: Score | None  # of the chosen values: on validation images, or on the shots that folds left out
-    fit_s: float  # the fit of the chosen configuration
+    fit_s: float  # the fit of the chosen configuration; see fits.fits
     select_s: float  # all other fits, and scoring
     notes: tuple[str, ...] = ()  # what a reader of the record must know
 
@@ -77,7 +79,7 @@ def tune(
     """
     watch = Stopwatch(device)
     if selection == "none" or not (cls.fit_grid or cls.logit_grid):
-        return _as_it_comes(cls, overrides, episode, watch)
+        return _as_it_comes(cls, overrides, episode, device)
     if selection != "support-cv":
         won = _search(cls, overrides, [Trial(episode, labelled)], device)
         method = won.method.at(won.values)
@@ -87,44 +89,57 @@ def tune(
     try:
         won = _search(cls, overrides, cross_validation(episode, cls.pixels), device)
     except UsageError as error:  # one shot, or a method that refuses as few images as a fold leaves
-        return _as_it_comes(cls, overrides, episode, watch, f"no cross-validation, the method's own defaults: {error}")
+        note = f"no cross-validation, the method's own defaults: {error}"
+        return _as_it_comes(cls, overrides, episode, device, watch.seconds(), note)
     select_s = watch.seconds()
-    method = _fit(cls, {**won.point, **overrides}, episode).at(won.values)
-    return Choice(method, values_of(method), won.tried, 0, won.val, watch.seconds() - select_s, select_s)
+    method, fit_s = _fit(cls, {**won.point, **overrides}, episode, device)
+    method = method.at(won.values)
+    return Choice(method, values_of(method), won.tried, 0, won.val, fit_s, select_s)
 
 
 def _as_it_comes(
-    cls: type[Method], overrides: Mapping[str, Any], episode: Episode, watch: Stopwatch, *notes: str
+    cls: type[Method],
+    overrides: Mapping[str, Any],
+    episode: Episode,
+    device: str,
+    select_s: float = 0.0,
+    *notes: str,
 ) -> Choice:
     """The method with its own defaults."""
-    select_s = watch.seconds() if notes else 0.0
-    method = _fit(cls, overrides, episode)
-    return Choice(method, values_of(method), 1, 0, None, watch.seconds() - select_s, select_s, notes)
+    method, fit_s = _fit(cls, overrides, episode, device)
+    return Choice(method, values_of(method), 1, 0, None, fit_s, select_s, notes)
+
+
+def _fit(cls: type[Method], values: Mapping[str, Any], episode: Episode, device: str) -> tuple[Method, float]:
+    with closing(fits(cls, [values], episode, device)) as fitted:
+        return next(fitted)
 
 
 def _search(cls: type[Method], overrides: Mapping[str, Any], trials: Sequence[Trial], device: str) -> _Won:
     """Fit and score every configuration in every trial; right answers are added up over the trials."""
     best, tried = None, 0
-    for point in _points(_pinned(cls.fit_grid, overrides)):
-        counts, total, grid = [0], 0, None
-        for trial in trials:
-            fit_watch = Stopwatch(device)
-            method = _fit(cls, {**point, **overrides}, trial.episode)
-            fit_s = fit_watch.seconds()
-            method.logit_grid = _pinned(method.logit_grid, overrides)
-            if grid not in (None, method.logit_grid):
-                raise ValueError(
-                    "fit gave logit_grid other values in another fold, so that their counts cannot be added up: "
-                    "let it depend on the data set alone, or use another --selection"
-                )
-            grid = method.logit_grid
-            found, images = _counts(copy.copy(method), trial.labelled)  # its labels go with the copy
-            counts, total = [a + b for a, b in itertools.zip_longest(counts, found, fillvalue=0)], total + images
-        tried += len(counts)
-        first_best = max(range(len(counts)), key=counts.__getitem__)
-        if best is None or counts[first_best] > best.val.correct:
-            val = Score(correct=counts[first_best], total=total, accuracy=100 * counts[first_best] / total)
-            best = _Won(point, _point(method.logit_grid, first_best), method, fit_s, val, 0)
+    points = _points(_pinned(cls.fit_grid, overrides))
+    settings = [{**point, **overrides} for point in points]
+    with ExitStack() as stack:
+        fitted = [stack.enter_context(closing(fits(cls, settings, trial.episode, device))) for trial in trials]
+        for point in points:
+            counts, total, grid = [0], 0, None
+            for trial, its_fits in zip(trials, fitted, strict=True):
+                method, fit_s = next(its_fits)
+                method.logit_grid = _pinned(method.logit_grid, overrides)
+                if grid not in (None, method.logit_grid):
+                    raise ValueError(
+                        "fit gave logit_grid other values in another fold, so that their counts cannot be added up: "
+                        "let it depend on the data set alone, or use another --selection"
+                    )
+                grid = method.logit_grid
+                found, images = _counts(copy.copy(method), trial.labelled)  # its labels go with the copy
+                counts, total = [a + b for a, b in itertools.zip_longest(counts, found, fillvalue=0)], total + images
+            tried += len(counts)
+            first_best = max(range(len(counts)), key=counts.__getitem__)
+            if best is None or counts[first_best] > best.val.correct:
+                val = Score(correct=counts[first_best], total=total, accuracy=100 * counts[first_best] / total)
+                best = _Won(point, _point(method.logit_grid, first_best), method, fit_s, val, 0)
     assert best is not None
     return replace(best, tried=tried)
 
@@ -195,23 +210,6 @@ def logits_of(method: Method, image: Tensor) -> Tensor:
     if type(logits) is not torch.Tensor:
         raise TypeError(f"logits returned {type(logits).__name__}, not a plain tensor")
     return logits
-
-
-def _fit(cls: type[Method], values: Mapping[str, Any], episode: Episode) -> Method:
-    before = _versions(episode)
-    with lock.closed():
-        fitted = cls(**values).fit(episode)
-    if not isinstance(fitted, Method):
-        raise TypeError(f"fit returned {type(fitted).__name__}: end it with `return self`")
-    if _versions(episode) != before:
-        raise ValueError("fit changed its episode: clone a tensor before changing it in place")
-    return fitted
-
-
-def _versions(episode: Episode) -> list[int]:
-    """How often each tensor of an episode was changed in place."""
-    parts = (*vars(episode.support).values(), *vars(episode.text).values())
-    return [part._version for part in parts if hasattr(part, "_version")]
 
 
 def _counts(method: Method, labelled: Callable[[], Features]) -> tuple[list[int], int]:

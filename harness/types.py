@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
@@ -137,6 +137,17 @@ class Method(ABC):
     @abstractmethod
     def fit(self, episode: Episode) -> Self:
         """Learn from `episode.support` and `episode.text`. Fitting twice equals fitting once."""
+
+    @classmethod
+    def fit_all(cls, settings: Sequence[Mapping[str, Any]], episode: Episode) -> Iterator[Self]:
+        """Fitted methods for all `settings`, field values by name, in their order; each equals `fit` with them alone.
+
+        One after the other, when asked for, so that memory holds one at a time. Override it where fits share work:
+        with `yield`, outside of any `with` that changes the process, such as torch's gradient mode. The runner fits
+        with it. A subclass that replaces `fit` alone is fitted with that `fit`, one setting at a time.
+        """
+        for values in settings:
+            yield cls(**values).fit(episode)
 
     @abstractmethod
     def logits(self, image: Tensor) -> Tensor:

@@ -50,6 +50,7 @@ ORDER = (
     "table",
     "isolate",
     "tune",
+    "fits",
     "episodes",
     "importers",
     "prepare",

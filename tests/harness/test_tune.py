@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -288,3 +290,107 @@ def test_a_point_of_a_grid_is_found_without_the_others():
     for grid in ({}, {"a": (1, 2)}, {"b": ("x", "y", "z"), "a": (0.5,), "c": (1, 2)}):
         points = _points(grid)
         assert [_point(grid, number) for number in range(len(points))] == points
+
+
+# -- fits that are made together
+
+
+@dataclass
+class Together(Counting):
+    """Fits all its settings at once, and says when it is asked for one."""
+
+    asked: ClassVar[list[str]] = []
+
+    @classmethod
+    def fit_all(cls, settings: Sequence[Mapping[str, Any]], episode: Episode) -> Iterator[Together]:
+        cls.asked.append(f"all {[values.get('width') for values in settings]}")
+        try:
+            for values in settings:
+                cls.asked.append(f"one {values.get('width')}")
+                yield cls(**values)
+        finally:
+            cls.asked.append("over")
+
+
+def test_a_method_that_fits_its_settings_together_is_asked_once_for_all_of_them() -> None:
+    Counting.right = {point: i for i, point in enumerate(itertools.product([1, 2], [0.0, 1.0, 2.0]))}
+    Together.asked.clear()
+    choice = tune(Together, {}, episode(), "val-min4", held, "cpu")
+    assert Together.asked == ["all [1, 2]", "one 1", "one 2", "over"]
+    assert (choice.values, choice.tried) == ({"width": 2, "alpha": 2.0}, 6)
+    Together.asked.clear()
+    choice = tune(Together, {"width": 7}, episode(), "none", never, "cpu")
+    assert Together.asked == ["all [7]", "one 7", "over"]
+    assert choice.values["width"] == 7
+
+
+def test_every_fold_fits_its_settings_together() -> None:
+    class Means(Nearest):
+        episodes: ClassVar[list[int]] = []
+
+        @classmethod
+        def fit_all(cls, settings: Sequence[Mapping[str, Any]], episode: Episode) -> Iterator[Nearest]:
+            cls.episodes.append(len(episode.support))
+            return super().fit_all(settings, episode)
+
+    together = tune(Means, {}, support([8, 8, 8]), "support-cv", never, "cpu")
+    alone = tune(Nearest, {}, support([8, 8, 8]), "support-cv", never, "cpu")
+    assert Means.episodes == [18] * 4 + [24]
+    assert (together.values, together.val, together.tried) == (alone.values, alone.val, alone.tried)
+
+
+def test_a_subclass_that_replaces_fit_alone_is_fitted_with_it() -> None:
+    class Own(Together):
+        def fit(self, episode: Episode) -> Own:
+            self.fits.append(100 * self.width)
+            return self
+
+    Counting.right = dict.fromkeys(itertools.product([1, 2], [0.0, 1.0, 2.0]), 3)
+    Counting.fits.clear()
+    tune(Own, {}, episode(), "val-min4", held, "cpu")
+    assert Counting.fits == [100, 200]
+
+
+def test_the_second_fit_of_a_method_that_fits_together_took_what_the_first_took_too() -> None:
+    class Slow(Together):
+        @classmethod
+        def fit_all(cls, settings: Sequence[Mapping[str, Any]], episode: Episode) -> Iterator[Together]:
+            time.sleep(0.05)
+            yield from super().fit_all(settings, episode)
+
+    class SlowByOne(Counting):
+        def fit(self, episode: Episode) -> Counting:
+            time.sleep(0.05 if self.width == 1 else 0)
+            return self
+
+    Counting.right = {point: i for i, point in enumerate(itertools.product([1, 2], [0.0, 1.0, 2.0]))}  # 2 wins
+    assert tune(Slow, {}, episode(), "val-min4", held, "cpu").fit_s >= 0.05
+    choice = tune(SlowByOne, {}, episode(), "val-min4", held, "cpu")
+    assert choice.fit_s < 0.05 <= choice.select_s
+
+
+def test_what_fit_all_must_not_do() -> None:
+    class Short(Counting):
+        @classmethod
+        def fit_all(cls, settings: Sequence[Mapping[str, Any]], episode: Episode) -> Iterator[Counting]:
+            yield cls(**settings[0])
+
+    class Odd(Counting):
+        @classmethod
+        def fit_all(cls, settings: Sequence[Mapping[str, Any]], episode: Episode) -> Iterator[Any]:
+            return iter([5] * len(settings))
+
+    class Rough(Counting):
+        @classmethod
+        def fit_all(cls, settings: Sequence[Mapping[str, Any]], episode: Episode) -> Iterator[Counting]:
+            episode.support.image.mul_(2)
+            yield from super().fit_all(settings, episode)
+
+    Counting.right = dict.fromkeys(itertools.product([1, 2], [0.0, 1.0, 2.0]), 3)
+    for cls, said in {
+        Short: "1 fitted methods for 2 settings",
+        Odd: "returned int",
+        Rough: "changed its episode",
+    }.items():
+        with pytest.raises((ValueError, TypeError), match=said):
+            tune(cls, {}, episode(), "val-min4", held, "cpu")
