@@ -11,12 +11,13 @@ from typing import Any
 from harness.errors import Exit, NothingSelected
 from harness.printing import note, print_grid, print_json
 
-HEADERS = ("data set", "method", "shots", "fit cold (s)", "fit (s)", "±", "predict cold (s)", "predict (s)", "±",
-           "images/s", "fit GFLOP", "parameters", "host MB", "device MB")  # fmt: skip
+STAGES = ("fit", "select", "predict")
+OF_STAGES = tuple(head for stage in STAGES for head in (f"{stage} cold (s)", f"{stage} (s)", "±"))
+HEADERS = ("data set", "method", "shots", *OF_STAGES, "images/s", "fit GFLOP", "parameters", "host MB", "device MB")
 
 
 def bench(options: Namespace) -> int:
-    """Time fit and predict of the methods asked for, on cells whose features are here."""
+    """Time the stages of the methods asked for, on cells whose features are here."""
     from harness.bench import bench as timed
     from harness.plan import RunSpec, make_plan
     from harness.results import Store
@@ -28,7 +29,7 @@ def bench(options: Namespace) -> int:
         seeds=options.seeds,
         encoder=options.encoder,
         prompts=options.prompts,
-        selection="none",
+        selection=options.selection,
         results=options.results,
         device=options.device,
         precision=options.precision,
@@ -36,7 +37,7 @@ def bench(options: Namespace) -> int:
     store = Store(spec.results)
     with contextlib.redirect_stdout(sys.stderr):  # what a method prints must not mix with what we print
         plan = make_plan(spec, store, note)
-        records = list(timed(plan, options.repeats, spec.results, note))
+        records = list(timed(plan, options.repeats, spec.results, note, options.images))
     if not records:
         raise NothingSelected("Nothing was timed: every method failed, as said above.")
     if options.json:
@@ -52,23 +53,31 @@ def _show(records: Sequence[dict[str, Any]], options: Namespace) -> None:
     made = first["provenance"]["machine"]
     print(
         f"Median of {len(first['fit']['warm_s'])} warm calls ± distance between the quartiles; the first call apart, "
-        f"as cold. Default settings, nothing searched. {made['gpu'] or made['cpu']}, threads: {first['threads']}, load "
-        f"average {_number(first['before']['load_average'])}."
+        f"as cold. Fit and predict: a method's own settings; select: one whole search under "
+        f"{first['identity']['selection']}, its fits included. {made['gpu'] or made['cpu']}, threads: "
+        f"{first['threads']}, load average {_number(first['before']['load_average'])}."
     )
+    for name, extract in {record["identity"]["dataset"]: record["extract"] for record in records}.items():
+        if extract:
+            print(
+                f"Extract, {name}: {extract['images']} images in {_number(extract['median_s'])} s ± "
+                f"{_number(extract['iqr_s'])} (cold {_number(extract['cold_s'])}), {_number(extract['images_per_s'])} "
+                f"images/s in {extract['precision']}."
+            )
     if remarks := dict.fromkeys(remark for record in records for remark in record["remarks"]):
         print(f"Disturbed: {'; '.join(remarks)}.")
     print(f"Records: {options.results / 'bench'}")
 
 
 def _row(record: dict[str, Any]) -> list[str]:
-    who, fit, predict = record["identity"], record["fit"], record["predict"]
-    host = max((stage["host_peak_bytes"] or 0 for stage in (fit, predict)), default=0)
-    device = max((stage["device_peak_bytes"] or 0 for stage in (fit, predict)), default=0)
+    who, fit = record["identity"], record["fit"]
+    stages = [record[name] or {} for name in STAGES]
+    host, device = (max(stage.get(name) or 0 for stage in stages) for name in ("host_peak_bytes", "device_peak_bytes"))
     return [
         who["dataset"],
         who["method"],
         str(who["shots"]),
-        *(_number(stage[name]) for stage in (fit, predict) for name in ("cold_s", "median_s", "iqr_s")),
+        *(_number(stage.get(name)) for stage in stages for name in ("cold_s", "median_s", "iqr_s")),
         f"{record['images_per_s']:,.0f}",
         _number(fit["flops"] and fit["flops"] / 1e9),
         str(record["trained_parameters"]),

@@ -196,13 +196,18 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_bench(commands: Any) -> None:
-    bench = _command(commands, "bench", "bench_commands:bench", "time fit and predict of methods, with repeats")
+    bench = _command(commands, "bench", "bench_commands:bench",
+                     "time extract, fit, select and predict, with repeats")  # fmt: skip
     _list_flag(bench, "--methods", _words, "names, NAME[field=value], ./file.py, or all (default: %(default)s)",
                "zero_shot,tip,linear_probe,dac")  # fmt: skip
     _list_flag(bench, "--datasets", _words, "names or suites whose features are here (default: as in run)", None)
     _list_flag(bench, "--shots", _numbers, "images per class (default: 16, or what the data set allows)", None)
     _list_flag(bench, "--seeds", _numbers, "few-shot draws (default: 1)", [1])
     bench.add_argument("--repeats", type=int, default=10, help="counted calls of each stage (default: %(default)s)")
+    bench.add_argument("--selection", default="val-min4", metavar="POLICY",
+                       help="how the timed search chooses; none: no search (default: %(default)s)")  # fmt: skip
+    bench.add_argument("--images", type=int, default=64, metavar="N",
+                       help="images whose extraction is timed; 0: none (default: %(default)s)")  # fmt: skip
     bench.add_argument("--encoder", metavar="NAME[:PRETRAINED]", help="an open_clip model, a checkpoint, or demo")
     bench.add_argument("--prompts", default="single", metavar="SET", help="as in run (default: %(default)s)")
     bench.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:0")

@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +14,8 @@ from harness import clock
 
 WARM_S = 0.2  # clocks rise and tables fill in the first calls: warm up at least as long, if calls are short
 MOST_WARM_UPS = 10
+SLACK = 16 * 2**20  # bytes that pages counted late may add to a new high-water mark
+STOLEN = 0.01  # share of the cores' time: a host that takes more for others is named
 
 
 class Device(Protocol):
@@ -87,8 +89,8 @@ class Stage:
     device_s: list[float] | None  # the same calls by the device's own clock
     returned_s: list[float]  # the same calls by a timer that does not wait: what it leaves out was still to be done
     cpu_share: float  # processor seconds of this process per second of the counted calls
-    host_peak_bytes: int | None  # of the whole process
-    host_extra_bytes: int | None  # of that, above what it held before
+    host_peak_bytes: int | None  # of the whole process; since it began, where host_extra_bytes is None
+    host_extra_bytes: int | None  # of that, above what it held before; None where no high-water mark restarts
     device_peak_bytes: int | None  # of torch's allocator
     flops: int | None = None  # of matrix products and attention in one call; None where torch's counter saw none
 
@@ -113,6 +115,7 @@ def measure(work: Callable[[], Any], repeats: int, device: Device) -> Stage:
     """
     before = _resident_bytes()
     clock.reset_peak_memory(device.name)
+    floor = clock.peak_memory_bytes("cpu")
     cold_s = _timed(work, device).seconds
     warm_ups, begun = 0, time.perf_counter()
     while warm_ups == 0 or (warm_ups < MOST_WARM_UPS and time.perf_counter() - begun < WARM_S):
@@ -131,9 +134,16 @@ def measure(work: Callable[[], Any], repeats: int, device: Device) -> Stage:
         returned_s=[call.returned_s for call in calls],
         cpu_share=used / wall,
         host_peak_bytes=peak,
-        host_extra_bytes=None if peak is None or before is None else max(0, peak - before),
+        host_extra_bytes=_above(peak, before, floor),
         device_peak_bytes=clock.peak_memory_bytes(device.name) if device.name.startswith("cuda") else None,
     )
+
+
+def _above(peak: int | None, before: int | None, floor: int | None) -> int | None:
+    """Bytes at the peak above those before; `floor` is the high-water mark just after it was to begin anew."""
+    if peak is None or before is None or floor is None or floor > before + SLACK:
+        return None  # an older and higher peak stands: what this work added cannot be told
+    return max(0, peak - before)
 
 
 @dataclass(frozen=True)
@@ -197,11 +207,16 @@ class State:
     load_average: float | None  # of one minute: threads that ran or waited to
     running: int | None  # threads of all processes that run right now, ours among them
     gpu: dict[str, Any] | None = None  # None: no GPU, or no nvidia-ml-py to ask it
+    cpu: dict[str, float] = field(default_factory=dict)  # clock, throttling and stolen time, as far as told
+    seconds: float = 0.0  # on a clock that only runs forward
     remarks: list[str] = field(default_factory=list)  # what a reader of the timing must know
 
 
-def look(device: str, threads: int, cores: int | None = None) -> State:
-    """The machine right now. `threads` are those that the work itself uses."""
+def look(device: str, threads: int, cores: int | None = None, since: State | None = None) -> State:
+    """The machine right now, and what happened to it since it was looked at before.
+
+    `threads` are those that the work itself uses.
+    """
     load = running = None
     with contextlib.suppress(OSError, AttributeError):
         load = os.getloadavg()[0]
@@ -216,7 +231,37 @@ def look(device: str, threads: int, cores: int | None = None) -> State:
         remarks.append(f"the GPU was throttled: {', '.join(gpu['throttled'])}")
     if gpu and gpu.get("other_processes"):
         remarks.append(f"{gpu['other_processes']} other processes used the GPU")
-    return State(load, running, gpu, remarks)
+    now = State(load, running, gpu, cpu_state(), time.perf_counter(), remarks)
+    return replace(now, remarks=[*remarks, *_happened(since, now, cores)]) if since else now
+
+
+def cpu_state() -> dict[str, float]:
+    """Mean clock of the cores, how often heat held them back, and seconds that the host gave to other machines."""
+    found: dict[str, float] = {}
+    with contextlib.suppress(OSError, ValueError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        clocks = [float(line.partition(":")[2]) for line in lines if line.startswith("cpu MHz")]
+        if clocks:
+            found["mhz"] = sum(clocks) / len(clocks)
+    with contextlib.suppress(OSError, ValueError):
+        counters = Path("/sys/devices/system/cpu").glob("cpu*/thermal_throttle/core_throttle_count")
+        if counts := [int(path.read_text()) for path in counters]:
+            found["throttled"] = sum(counts)
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        ticks = int(Path("/proc/stat").read_text().split()[8])  # "cpu", user, nice, system, idle, iowait, irq, softirq
+        found["stolen_s"] = ticks / os.sysconf("SC_CLK_TCK")
+    return found
+
+
+def _happened(before: State, now: State, cores: int) -> list[str]:
+    """What held the processor back between two looks."""
+    said, lasted = [], (now.seconds - before.seconds) * cores
+    grown = {name: now.cpu[name] - before.cpu[name] for name in now.cpu.keys() & before.cpu.keys()}
+    if grown.get("throttled", 0) > 0:
+        said.append(f"heat held the processor back {grown['throttled']:.0f} times")
+    if grown.get("stolen_s", 0.0) > STOLEN * lasted:
+        said.append(f"the host gave {100 * grown['stolen_s'] / lasted:.0f} % of the cores' time to other machines")
+    return said
 
 
 _SLOWED = {0x4: "power cap", 0x8: "hardware slow-down", 0x20: "thermal (software)", 0x40: "thermal (hardware)",
@@ -238,6 +283,14 @@ def gpu_state(device: str) -> dict[str, Any] | None:
         return None
 
 
+def _others(pids: Sequence[int]) -> int:
+    """Processes on the GPU besides this one, whose number is another inside a container."""
+    import torch
+
+    ours = os.getpid() in pids or bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+    return max(0, len(pids) - int(ours))
+
+
 def _asked(nvml: Any, handle: Any) -> dict[str, Any]:
     """Every answer that this GPU gives; some give only a few."""
     reasons = getattr(nvml, "nvmlDeviceGetCurrentClocksEventReasons", None)
@@ -249,9 +302,7 @@ def _asked(nvml: Any, handle: Any) -> dict[str, Any]:
         "temperature_c": lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
         "power_w": lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1000,
         "throttled": lambda: [name for bit, name in _SLOWED.items() if reasons(handle) & bit],
-        "other_processes": lambda: sum(
-            one.pid != os.getpid() for one in nvml.nvmlDeviceGetComputeRunningProcesses(handle)
-        ),
+        "other_processes": lambda: _others([one.pid for one in nvml.nvmlDeviceGetComputeRunningProcesses(handle)]),
     }
     found: dict[str, Any] = {}
     for name, ask in questions.items():
