@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import cached_property
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -14,19 +15,26 @@ from harness.errors import HarnessError, UsageError
 from harness.types import Features
 from methods import _maths
 
-Rate = float | Tensor  # a tensor where several runs with rates of their own are trained side by side
+Rate = float | Tensor  # (R, 1, ..., 1) where R runs with rates of their own lie side by side in every parameter
 
 
 # -- the loop --------------------------------------------------------------------------------------------
 
 
 class Optimiser(Protocol):
-    """How one step moves a parameter. State is made once per parameter and changed in place."""
+    """How one step moves all parameters. State is made once and changed in place."""
 
-    def state(self, parameter: Tensor) -> list[Tensor]: ...
+    def state(self, parameters: Sequence[Tensor]) -> list[list[Tensor]]: ...
 
-    def move(self, parameter: Tensor, slope: Tensor, state: list[Tensor], rate: Rate, number: int) -> None:
-        """Change the parameter in place by step `number`, counted from 1; `slope` may be used up."""
+    def move(
+        self,
+        parameters: Sequence[Tensor],
+        slopes: Sequence[Tensor],
+        state: list[list[Tensor]],
+        rate: float | Sequence[float],
+        number: int,
+    ) -> None:
+        """Change contiguous parameters in place by step `number`, counted from 1; a rate for all or for each run."""
 
 
 def descend(
@@ -37,20 +45,47 @@ def descend(
     The start is left alone. A loss that is not finite raises HarnessError with the step and the value. Cost:
     one evaluation with its gradient per step.
     """
-    parameters = [value.clone().requires_grad_(True) for value in start]
-    states = [optimiser.state(value) for value in start]
+
+    def slopes(step: int, *values: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        with torch.enable_grad():
+            parameters = [value.detach().requires_grad_(True) for value in values]
+            value = loss(step, *parameters)
+        return value.detach(), torch.autograd.grad(value, parameters)
+
+    return descend_by(slopes, *start, rates=rates, optimiser=optimiser)
+
+
+def descend_by(
+    slopes: Callable[..., tuple[Tensor, Sequence[Tensor]]],
+    *start: Tensor,
+    rates: Sequence[Rate],
+    optimiser: Optimiser,
+) -> tuple[Tensor, ...]:
+    """As `descend`, by a function that makes the gradient itself.
+
+    `slopes(step, *parameters)` gives the loss, (), and its slope by each parameter, of the parameter's shape. The
+    parameters are changed in place from step to step: keep a clone of what is needed later.
+    """
+    parameters = [value.detach().clone(memory_format=torch.contiguous_format) for value in start]
+    state = optimiser.state(parameters)
     # One row for all losses: a small tensor kept from each step would break up the memory that the next step needs.
     losses = start[0].new_zeros(len(rates))
-    for step, rate in enumerate(rates):
-        with torch.enable_grad():
-            value = loss(step, *parameters)
-        slopes = torch.autograd.grad(value, parameters)
-        with torch.no_grad():
-            for parameter, slope, state in zip(parameters, slopes, states, strict=True):
-                optimiser.move(parameter, slope, state, rate, step + 1)
-        losses[step] = value.detach()
+    with torch.no_grad():
+        for step, (rate, kept) in enumerate(zip(_numbers(rates), losses.unbind(), strict=True)):
+            value, each = slopes(step, *parameters)
+            # The native kernels walk over memory without a look at strides.
+            optimiser.move(parameters, [slope.contiguous() for slope in each], state, rate, step + 1)
+            kept.copy_(value)
     _all_finite(losses)
-    return tuple(parameter.detach() for parameter in parameters)
+    return tuple(parameters)
+
+
+def _numbers(rates: Sequence[Rate]) -> Sequence[float | Sequence[float]]:
+    """Rates as numbers, those of runs as lists of R: read here, as a look inside the loop would make a GPU wait."""
+    tensors = [rate for rate in rates if isinstance(rate, Tensor)]
+    if not tensors:
+        return cast(Sequence[float], rates)
+    return cast(list[list[float]], torch.stack(tensors).flatten(1).tolist())
 
 
 def _all_finite(losses: Tensor) -> None:
@@ -63,33 +98,47 @@ def _all_finite(losses: Tensor) -> None:
             )
 
 
-# -- optimisers: written out because the first one of a process imports torch's compiler, which costs seconds ----
+# -- optimisers: torch's native kernels, called here because the first `torch.optim` of a process imports torch's
+# -- compiler, which costs seconds. They pass over each parameter once: 3 to 10 times as fast as the update by parts.
 
 
 @dataclass(frozen=True)
 class Adam:
-    """The updates of `torch.optim.AdamW` (`weight_decay`) and `torch.optim.Adam` (`l2`), betas (0.9, 0.999)."""
+    """The updates of `torch.optim.AdamW` (`weight_decay`) or of `torch.optim.Adam` (`l2`), betas (0.9, 0.999)."""
 
     weight_decay: Rate = 0.0  # shrinks the parameter itself, by rate * weight_decay
     l2: float = 0.0  # is added to the gradient, and so is divided by its size like the rest
     eps: float = 1e-8
 
-    def state(self, parameter: Tensor) -> list[Tensor]:
-        return [torch.zeros_like(parameter), torch.zeros_like(parameter)]
+    def __post_init__(self) -> None:
+        assert not (self.l2 and self._decay), "a penalty in the gradient and a decay beside it are two optimisers"
 
-    def move(self, parameter: Tensor, slope: Tensor, state: list[Tensor], rate: Rate, number: int) -> None:
-        mean, square = state
-        if self.l2:
-            slope = slope.add(parameter, alpha=self.l2)
-        mean.lerp_(slope, 0.1)
-        square.mul_(0.999).addcmul_(slope, slope, value=0.001)
-        scale = square.sqrt().div_(math.sqrt(1 - 0.999**number)).add_(self.eps)
-        parameter.mul_(1 - rate * self.weight_decay)
-        length = rate / (1 - 0.9**number)
-        if isinstance(length, Tensor):
-            parameter.sub_(mean.div(scale).mul_(length))
-        else:
-            parameter.addcdiv_(mean, scale, value=-length)
+    @cached_property
+    def _decay(self) -> float | list[float]:
+        """The decay as a number, or one for each run."""
+        decay = self.weight_decay
+        return decay.flatten().tolist() if isinstance(decay, Tensor) else decay
+
+    def state(self, parameters: Sequence[Tensor]) -> list[list[Tensor]]:
+        means, squares = ([torch.zeros_like(parameter) for parameter in parameters] for _ in range(2))
+        counts = [torch.zeros((), device=parameter.device) for parameter in parameters]
+        return [means, squares, counts]
+
+    def move(
+        self,
+        parameters: Sequence[Tensor],
+        slopes: Sequence[Tensor],
+        state: list[list[Tensor]],
+        rate: float | Sequence[float],
+        number: int,
+    ) -> None:
+        means, squares, counts = state
+        for count in counts:
+            count.fill_(number)
+        kernel: Callable[..., None] = torch._fused_adam_ if self.l2 else torch._fused_adamw_
+        fixed = {"beta1": 0.9, "beta2": 0.999, "eps": self.eps, "amsgrad": False, "maximize": False}
+        for lr, decay, run in _runs(rate, self.l2 or self._decay, parameters, slopes, means, squares):
+            kernel(*run, [], counts, lr=lr, weight_decay=decay, **fixed)
 
 
 @dataclass(frozen=True)
@@ -99,15 +148,34 @@ class Sgd:
     momentum: float = 0.9
     l2: float = 0.0  # torch's weight_decay
 
-    def state(self, parameter: Tensor) -> list[Tensor]:
-        return [torch.zeros_like(parameter)]
+    def state(self, parameters: Sequence[Tensor]) -> list[list[Tensor]]:
+        return [[torch.zeros_like(parameter) for parameter in parameters]]
 
-    def move(self, parameter: Tensor, slope: Tensor, state: list[Tensor], rate: Rate, number: int) -> None:
-        (velocity,) = state
-        if self.l2:
-            slope = slope.add(parameter, alpha=self.l2)
-        velocity.mul_(self.momentum).add_(slope)
-        parameter.sub_(velocity * rate)
+    def move(
+        self,
+        parameters: Sequence[Tensor],
+        slopes: Sequence[Tensor],
+        state: list[list[Tensor]],
+        rate: float | Sequence[float],
+        number: int,
+    ) -> None:
+        sgd: Callable[..., None] = torch._fused_sgd_
+        fixed = {"momentum": self.momentum, "dampening": 0.0, "nesterov": False, "maximize": False}
+        for lr, decay, run in _runs(rate, self.l2, parameters, slopes, *state):
+            sgd(*run, lr=lr, weight_decay=decay, is_first_step=False, **fixed)
+
+
+def _runs(
+    rate: float | Sequence[float], decay: float | Sequence[float], *lists: Sequence[Tensor]
+) -> Iterator[tuple[float, float, list[list[Tensor]]]]:
+    """Rate, decay and tensors of each run; one run of everything where there is one number for all."""
+    if isinstance(rate, (int, float)) and isinstance(decay, (int, float)):
+        yield rate, decay, [list(tensors) for tensors in lists]
+        return
+    runs = len(lists[0][0])
+    rates, decays = ([each] * runs if isinstance(each, (int, float)) else each for each in (rate, decay))
+    for run, (lr, own) in enumerate(zip(rates, decays, strict=True)):
+        yield lr, own, [[tensor[run] for tensor in tensors] for tensors in lists]
 
 
 # -- learning rates, one per step ------------------------------------------------------------------------

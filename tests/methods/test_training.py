@@ -30,35 +30,102 @@ PAIRS = {
 }
 
 
-@pytest.mark.parametrize("name", PAIRS)
-def test_descent_takes_the_steps_of_torch_under_a_cosine(name):
-    ours, theirs, settings = PAIRS[name]
-    start = rows(4, 3), rows(2, 3, seed=1)
+def by_torch(name: str, start: tuple[torch.Tensor, ...], steps: int) -> list[torch.Tensor]:
+    _, theirs, settings = PAIRS[name]
     parameters = [value.clone().requires_grad_(True) for value in start]
-    optimiser = theirs(parameters, lr=1e-3, **settings)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 15)
-    for step in range(15):
+    optimiser = theirs(parameters, lr=1e-4, **settings)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    for step in range(steps):
         optimiser.zero_grad()
-        quartic(step, *parameters).backward()
+        quartic(step % 7, *parameters).backward()
         optimiser.step()
         schedule.step()
-    trained = _training.descend(quartic, *start, rates=_training.cosine(1e-3, 15), optimiser=ours)
-    for one, other in zip(trained, parameters, strict=True):
-        torch.testing.assert_close(one, other.detach(), rtol=1e-6, atol=1e-10)
+    return [parameter.detach() for parameter in parameters]
 
 
-@pytest.mark.parametrize("optimiser", [Adam(), Sgd()])
-def test_runs_side_by_side_are_the_runs_one_by_one(optimiser):
-    start, lrs = rows(3, 2), [1e-3, 1e-4]
-    alone = [_training.descend(quartic, start, rates=_training.cosine(lr, 7), optimiser=optimiser)[0] for lr in lrs]
-    each = torch.tensor(lrs, dtype=torch.float64)[:, None, None]
-    rates = [each * factor for factor in _training.cosine(1.0, 7)]
+def by_hand(name: str, value: torch.Tensor, steps: int) -> torch.Tensor:
+    """The formulas of the papers, for one parameter: Kingma and Ba, Loshchilov and Hutter, and heavy-ball SGD."""
+    ours, first, second = PAIRS[name][0], torch.zeros_like(value), torch.zeros_like(value)
+    for step, rate in enumerate(_training.cosine(1e-4, steps)):
+        point = value.clone().requires_grad_(True)
+        (slope,) = torch.autograd.grad(quartic(step % 7, point), point)
+        slope = slope + ours.l2 * value
+        if isinstance(ours, Sgd):
+            first = ours.momentum * first + slope
+            value = value - rate * first
+            continue
+        first, second = 0.9 * first + 0.1 * slope, 0.999 * second + 0.001 * slope**2
+        unbiased, spread = first / (1 - 0.9 ** (step + 1)), second / (1 - 0.999 ** (step + 1))
+        value = value - rate * (ours.weight_decay * value + unbiased / (spread.sqrt() + ours.eps))
+    return value
+
+
+def by_us(name: str, start: tuple[torch.Tensor, ...], steps: int) -> tuple[torch.Tensor, ...]:
+    def loss(step: int, *parameters: torch.Tensor) -> torch.Tensor:
+        return quartic(step % 7, *parameters)
+
+    return _training.descend(loss, *start, rates=_training.cosine(1e-4, steps), optimiser=PAIRS[name][0])
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_descent_takes_the_steps_of_torch_under_a_cosine(name):
+    start = rows(4, 3), rows(2, 3, seed=1)
+    for one, other in zip(by_us(name, start, 50), by_torch(name, start, 50), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_descent_takes_the_steps_of_the_papers(name):
+    torch.testing.assert_close(by_us(name, (rows(4, 3),), 50)[0], by_hand(name, rows(4, 3), 50), rtol=1e-6, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_parameters_and_slopes_may_lie_in_memory_in_any_order(name):
+    """The slope of a sum is one number seen everywhere, that of a transpose is transposed, and so is the start."""
+
+    def loss(step: int, x: torch.Tensor) -> torch.Tensor:
+        return x.sum() + (x.T * weight).sum()
+
+    weight, rates, ours = rows(3, 4), [0.1] * 3, PAIRS[name][0]
+    (lying,) = _training.descend(loss, rows(4, 3), rates=rates, optimiser=ours)
+    (standing,) = _training.descend(loss, rows(4, 3).T.contiguous().T, rates=rates, optimiser=ours)
+    (spread,) = _training.descend(lambda step, x: (x * (1 + weight.T)).sum(), rows(4, 3), rates=rates, optimiser=ours)
+    torch.testing.assert_close(lying, standing)
+    torch.testing.assert_close(lying, spread)
+
+
+@pytest.mark.parametrize(
+    ("optimiser", "each"),
+    [
+        (Adam(eps=1e-4), [Adam(eps=1e-4)] * 2),
+        (Sgd(l2=0.1), [Sgd(l2=0.1)] * 2),
+        (Adam(weight_decay=torch.tensor([0.0, 0.5])[:, None, None]), [Adam(), Adam(weight_decay=0.5)]),
+    ],
+)
+def test_runs_side_by_side_are_the_runs_one_by_one(optimiser, each):
+    start, lrs, steps = rows(3, 2), [1e-3, 1e-4], 7
+    alone = [
+        _training.descend(quartic, start, rates=_training.cosine(lr, steps), optimiser=own)[0]
+        for lr, own in zip(lrs, each, strict=True)
+    ]
+    both_rates = torch.tensor(lrs, dtype=torch.float64)[:, None, None]
+    rates = [both_rates * factor for factor in _training.cosine(1.0, steps)]
 
     def loss(step, both):
         return quartic(step, both[0]) + quartic(step, both[1])
 
     (together,) = _training.descend(loss, torch.stack([start, start]), rates=rates, optimiser=optimiser)
     torch.testing.assert_close(together, torch.stack(alone))
+
+
+def test_descent_by_slopes_is_descent():
+    """The slope of |x - step|^2 is 2 (x - step)."""
+    start, rates = rows(3), [0.1] * 6
+    (one,) = _training.descend(lambda step, x: (x - step).square().sum(), start, rates=rates, optimiser=Adam())
+    (other,) = _training.descend_by(
+        lambda step, x: ((x - step).square().sum(), [2 * (x - step)]), start, rates=rates, optimiser=Adam()
+    )
+    torch.testing.assert_close(one, other)
 
 
 def test_descent_without_steps_is_the_start():
