@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from harness import lock
 from harness.clock import Stopwatch
 from harness.errors import UsageError
-from harness.fits import fits
+from harness.fits import NOTHING, Kept, Spent, fits
 from harness.types import Episode, Features, Grid, Method, Score
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class Choice:
     fit_s: float  # the fit of the chosen configuration; see fits.fits
     select_s: float  # all other fits, and scoring
     notes: tuple[str, ...] = ()  # what a reader of the record must know
+    spared: Spent = NOTHING  # of these times, what other cells spent on what this one shares with them
 
 
 @dataclass(frozen=True)
@@ -72,56 +73,62 @@ def tune(
     selection: str,
     labelled: Callable[[], Features],
     device: str,
+    kept: Kept | None = None,
 ) -> Choice:
     """Search `fit_grid` x `logit_grid`; the first best wins. `labelled` reads the labels that the policy allows.
 
-    Cost: one fit per point of `fit_grid`, one `sweep` each; under support-cv as many in every fold, and a last fit.
+    `kept` has fits of other cells, and takes those of this one; the choice is the same, and so are its times, as if it
+    had made all fits by itself. Cost: one fit per point of `fit_grid`, one `sweep` each; under support-cv as many in
+    every fold, and a last fit.
     """
-    watch = Stopwatch(device)
+    watch, kept = Stopwatch(device), kept or Kept(device)
     if selection == "none" or not (cls.fit_grid or cls.logit_grid):
-        return _as_it_comes(cls, overrides, episode, device)
+        return _as_it_comes(cls, overrides, episode, kept)
     if selection != "support-cv":
-        won = _search(cls, overrides, [Trial(episode, labelled)], device)
+        won = _search(cls, overrides, [Trial(episode, labelled)], device, kept)
         method = won.method.at(won.values)
+        select_s = watch.seconds() + kept.spared.wall - won.fit_s
         return Choice(
-            method, values_of(method), won.tried, won.val.total, won.val, won.fit_s, watch.seconds() - won.fit_s
+            method, values_of(method), won.tried, won.val.total, won.val, won.fit_s, select_s, spared=kept.spared
         )
     try:
         won = _search(cls, overrides, cross_validation(episode, cls.pixels), device)
     except UsageError as error:  # one shot, or a method that refuses as few images as a fold leaves
         note = f"no cross-validation, the method's own defaults: {error}"
-        return _as_it_comes(cls, overrides, episode, device, watch.seconds(), note)
+        return _as_it_comes(cls, overrides, episode, kept, watch.seconds(), note)
     select_s = watch.seconds()
-    method, fit_s = _fit(cls, {**won.point, **overrides}, episode, device)
+    method, fit_s = _fit(cls, {**won.point, **overrides}, episode, kept)
     method = method.at(won.values)
-    return Choice(method, values_of(method), won.tried, 0, won.val, fit_s, select_s)
+    return Choice(method, values_of(method), won.tried, 0, won.val, fit_s, select_s, spared=kept.spared)
 
 
 def _as_it_comes(
-    cls: type[Method],
-    overrides: Mapping[str, Any],
-    episode: Episode,
-    device: str,
-    select_s: float = 0.0,
-    *notes: str,
+    cls: type[Method], overrides: Mapping[str, Any], episode: Episode, kept: Kept, select_s: float = 0.0, *notes: str
 ) -> Choice:
     """The method with its own defaults."""
-    method, fit_s = _fit(cls, overrides, episode, device)
-    return Choice(method, values_of(method), 1, 0, None, fit_s, select_s, notes)
+    method, fit_s = _fit(cls, overrides, episode, kept)
+    return Choice(method, values_of(method), 1, 0, None, fit_s, select_s, notes, kept.spared)
 
 
-def _fit(cls: type[Method], values: Mapping[str, Any], episode: Episode, device: str) -> tuple[Method, float]:
-    with closing(fits(cls, [values], episode, device)) as fitted:
+def _fit(cls: type[Method], values: Mapping[str, Any], episode: Episode, kept: Kept) -> tuple[Method, float]:
+    with closing(fits(cls, [values], episode, kept)) as fitted:
         return next(fitted)
 
 
-def _search(cls: type[Method], overrides: Mapping[str, Any], trials: Sequence[Trial], device: str) -> _Won:
-    """Fit and score every configuration in every trial; right answers are added up over the trials."""
+def _search(
+    cls: type[Method], overrides: Mapping[str, Any], trials: Sequence[Trial], device: str, kept: Kept | None = None
+) -> _Won:
+    """Fit and score every configuration in every trial; right answers are added up over the trials.
+
+    Only the fits of a single trial, to the whole support set, are worth keeping.
+    """
     best, tried = None, 0
     points = _points(_pinned(cls.fit_grid, overrides))
     settings = [{**point, **overrides} for point in points]
     with ExitStack() as stack:
-        fitted = [stack.enter_context(closing(fits(cls, settings, trial.episode, device))) for trial in trials]
+        fitted = [
+            stack.enter_context(closing(fits(cls, settings, trial.episode, kept or Kept(device)))) for trial in trials
+        ]
         for point in points:
             counts, total, grid = [0], 0, None
             for trial, its_fits in zip(trials, fitted, strict=True):

@@ -69,6 +69,12 @@ class Images(Protocol):
         """
 
 
+class Memory(Protocol):
+    """What cells of one draw hand on to each other while methods fit."""
+
+    def once(self, key: str, make: Callable[[], Tensor]) -> Tensor: ...
+
+
 class Clip(Protocol):
     """The encoder, for a method that trains it: copies to change, and what belongs to them."""
 
@@ -100,6 +106,15 @@ class Episode:
     dataset: str = ""  # its name, for methods whose reference settings differ by data set
     images: Images | None = None  # only with `trains_encoder`: the support images, row i that of `support`
     encoder: Clip | None = None  # only with `trains_encoder`
+    memory: Memory | None = field(default=None, repr=False, compare=False)  # `once` asks it
+
+    def once(self, key: str, make: Callable[[], Tensor]) -> Tensor:
+        """The tensor of `make()`, made once where several fits to this episode need the same one, to the last bit.
+
+        `make` depends on the episode and on what `key` says alone: a name that no other method uses for another thing,
+        with every setting that counts. Times of a fit that found it include what making it took.
+        """
+        return make() if self.memory is None else self.memory.once(key, make)
 
 
 # -- what a method does ------------------------------------------------------------------------------
@@ -272,7 +287,10 @@ class Score(_Record, frozen=True, kw_only=True):
 
 
 class Timing(_Record, frozen=True, kw_only=True):
-    """Seconds of wall time per stage; `synchronised` tells that the device was waited for."""
+    """Seconds of wall time per stage; `synchronised` tells that the device was waited for.
+
+    What a cell shares with cells before it counts as long as it took there, so that no cell looks cheap for its place.
+    """
 
     extract_s: float | None = None
     fit_s: float | None = None

@@ -14,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import harness.fits
 from harness.errors import UsageError
+from harness.fits import Kept
 from harness.tune import _point, _points, cross_validation, folds, tune, values_of
 from harness.types import Episode, Features, Method, Text
 
@@ -394,3 +396,212 @@ def test_what_fit_all_must_not_do() -> None:
     }.items():
         with pytest.raises((ValueError, TypeError), match=said):
             tune(cls, {}, episode(), "val-min4", held, "cpu")
+
+
+# -- fits that selection policies share
+
+POLICIES = ("none", "val-min4", "val-full", "oracle")
+
+
+@pytest.fixture
+def any_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short fits are worth keeping, too."""
+    monkeypatch.setattr(harness.fits, "SHORTEST", -1.0)
+
+
+def shared(cls: type[Method], policies: Sequence[str] = POLICIES, overrides: Mapping[str, Any] | None = None) -> Any:
+    """The choices of one cell under several policies, one after the other, with what they hand on."""
+    kept, choices = Kept("cpu"), []
+    for number, policy in enumerate(policies, 1):
+        kept.begin("method", policy, number < len(policies))
+        choices.append(tune(cls, overrides or {}, episode(), policy, LABELS.get(policy, never), "cpu", kept))
+    return choices
+
+
+LABELS = {"val-min4": held, "val-full": lambda: held(30), "oracle": lambda: held(25)}
+
+
+@dataclass
+class Learning(Method):
+    """Scores that depend on what was learnt, with a step from nothing, and on the seed."""
+
+    width: int = 2
+    alpha: float = 0.5
+    fits: ClassVar[list[int]] = []
+    fit_grid = {"width": [1, 2, 3]}
+    logit_grid = {"alpha": [0.0, 0.5, 2.0]}
+
+    def fit(self, episode: Episode) -> Learning:
+        self.fits.append(self.width)
+        noise = torch.randn(CLASSES, DIM, generator=torch.Generator().manual_seed(episode.seed + self.width))
+        self.weight = episode.text.weight + noise  # (C, D)
+        return self
+
+    def logits(self, image: Tensor) -> Tensor:
+        return image @ (self.weight + self.alpha * self.weight.flip(0)).T
+
+
+@pytest.mark.usefixtures("any_length")
+@pytest.mark.parametrize("overrides", [{}, {"width": 3}, {"alpha": 2.0}])
+def test_policies_together_choose_what_each_chooses_by_itself_with_a_fit_of_each_setting_once(
+    overrides: dict[str, Any],
+) -> None:
+    apart = [tune(Learning, overrides, episode(), policy, LABELS.get(policy, never), "cpu") for policy in POLICIES]
+    Learning.fits.clear()
+    together = shared(Learning, overrides=overrides)
+    assert sorted(Learning.fits) == ([3] if "width" in overrides else [1, 2, 3])
+    image = held().image
+    for one, other in zip(together, apart, strict=True):
+        assert (one.values, one.tried, one.labels, one.val) == (other.values, other.tried, other.labels, other.val)
+        assert one.method.logits(image).equal(other.method.logits(image))
+
+
+@pytest.mark.usefixtures("any_length")
+def test_the_last_policy_leaves_nothing_behind_and_another_method_finds_nothing() -> None:
+    kept = Kept("cpu")
+    kept.begin("a", "none", True)
+    tune(Learning, {}, episode(), "none", never, "cpu", kept)
+    assert len(kept._fits) == 1
+    kept.begin("a", "val-min4", False)
+    tune(Learning, {}, episode(), "val-min4", held, "cpu", kept)
+    assert not kept._fits
+    kept.begin("a", "none", True)
+    tune(Learning, {}, episode(), "none", never, "cpu", kept)
+    kept.begin("b", "none", True)
+    assert not kept._fits
+
+
+@pytest.mark.usefixtures("any_length")
+def test_what_was_fitted_where_labels_were_seen_goes_to_policies_that_see_as_much_alone() -> None:
+    Learning.fits.clear()
+    shared(Learning, ("oracle", "val-full", "val-min4", "none"))
+    assert Learning.fits == [1, 2, 3] * 3 + [2]
+    Learning.fits.clear()
+    shared(Learning, ("none", "support-cv", "val-min4", "oracle"))
+    assert Learning.fits.count(2) == 1  # one shot: support-cv takes the defaults
+
+
+@dataclass
+class Remembering(Learning):
+    """Writes what it is shown on itself and into what it learnt, and answers with it when it can."""
+
+    logit_grid = {"alpha": [0.0]}
+
+    def sweep(self, image: Tensor, label: Tensor) -> Tensor:
+        self.weight.zero_()
+        self.shown = (image, label)
+        self.notes.append(len(label))
+        return torch.tensor([len(label)])
+
+    def fit(self, episode: Episode) -> Remembering:
+        super().fit(episode)
+        self.notes: list[int] = []
+        return self
+
+    def logits(self, image: Tensor) -> Tensor:
+        assert not hasattr(self, "shown")
+        return super().logits(image)
+
+
+@pytest.mark.usefixtures("any_length")
+def test_what_a_method_writes_on_itself_under_one_policy_is_gone_under_the_next() -> None:
+    Learning.fits.clear()
+    *_, full, oracle = shared(Remembering, ("none", "val-min4", "val-full", "oracle"))
+    assert len(Learning.fits) == 3
+    assert (full.method.notes, oracle.method.notes) == ([30], [25])  # its own labels alone
+    before = shared(Remembering, ("none", "oracle"))[0]
+    assert before.method.notes == []
+    assert bool(before.method.weight.any())
+
+
+def test_a_shared_fit_counts_as_long_as_it_took_when_it_was_made() -> None:
+    class Slow(Learning):
+        def fit(self, episode: Episode) -> Learning:
+            end = time.process_time() + 0.03 * self.width
+            while time.process_time() < end:
+                pass
+            return super().fit(episode)
+
+    none, first, last = shared(Slow, ("none", "val-min4", "val-full"))
+    assert (none.spared.cost <= 0, first.spared.cost > 0.05, last.spared.cost >= 0.18) == (True, True, True)
+    for choice in (first, last):
+        assert choice.fit_s >= 0.03 * choice.values["width"]
+        assert choice.fit_s + choice.select_s >= 0.18
+    assert none.fit_s < 0.18
+
+
+def test_what_cannot_be_copied_and_what_is_too_large_is_fitted_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Uncopied(Learning):
+        def __deepcopy__(self, memo: Any) -> Learning:
+            raise TypeError("cannot pickle")
+
+    monkeypatch.setattr(harness.fits, "SHORTEST", -1.0)
+    Learning.fits.clear()
+    shared(Uncopied, ("none", "val-full"))
+    assert sorted(Learning.fits) == [1, 2, 2, 3]
+    monkeypatch.setattr(harness.fits, "MOST_BYTES", 2 * CLASSES * DIM * 4)  # two weights
+    Learning.fits.clear()
+    shared(Learning, ("val-min4", "val-full"))
+    assert sorted(Learning.fits) == [1, 2, 3, 3]
+
+
+# -- tensors that methods share
+
+
+@dataclass
+class Halfway(Learning):
+    """Makes a part of its fit that other methods need, too."""
+
+    made: ClassVar[list[int]] = []
+
+    def fit(self, episode: Episode) -> Halfway:
+        def make() -> Tensor:
+            self.made.append(self.width)
+            end = time.process_time() + 0.03
+            while time.process_time() < end:
+                pass
+            return torch.full((2,), float(self.width))
+
+        self.episode, self.half = episode, episode.once(f"half width={self.width}", make)
+        self.half.add_(1)  # its own
+        return self
+
+    def logits(self, image: Tensor) -> Tensor:
+        return image[:, :CLASSES] * self.half[0]
+
+
+def test_a_shared_step_is_made_once_and_counts_in_every_cell() -> None:
+    Halfway.made.clear()
+    kept = Kept("cpu")
+    choices = []
+    for owner in ("a", "b", "c"):
+        kept.begin(owner, "none", False)
+        choices.append(tune(Halfway, {}, episode(), "none", never, "cpu", kept))
+    assert Halfway.made == [2]
+    assert [choice.method.half.tolist() for choice in choices] == [[3.0, 3.0]] * 3  # type: ignore[attr-defined]
+    assert all(choice.fit_s >= 0.03 for choice in choices)
+    assert [choice.spared.cost > 0.02 for choice in choices] == [False, True, True]
+
+
+def test_a_shared_step_is_not_asked_for_outside_of_fits_nor_by_methods_that_see_other_features() -> None:
+    class Raw(Halfway):
+        raw = True
+
+    Halfway.made.clear()
+    kept = Kept("cpu")
+    kept.begin("a", "val-full", False)
+    choice = tune(Halfway, {}, episode(), "none", never, "cpu", kept)
+    assert choice.method.episode.once("late", lambda: torch.zeros(1)).equal(torch.zeros(1))  # type: ignore[attr-defined]
+    kept.begin("raw", "val-full", False)
+    tune(Raw, {}, episode(), "none", never, "cpu", kept)
+    kept.begin("b", "none", False)  # sees fewer labels than what was made with val-full
+    tune(Halfway, {}, episode(), "none", never, "cpu", kept)
+    assert (Halfway.made, [key for key in kept._tensors if "late" in key]) == ([2, 2, 2], [])
+
+
+def test_no_fold_shares_with_the_whole_support_set() -> None:
+    Halfway.made.clear()
+    kept = Kept("cpu")
+    kept.begin("a", "support-cv", False)
+    tune(Halfway, {"width": 2}, support([4, 4, 4]), "support-cv", never, "cpu", kept)
+    assert Halfway.made == [2] * 5
