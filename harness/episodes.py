@@ -29,17 +29,18 @@ if TYPE_CHECKING:
 
 VIEW_SEED = 0  # views are drawn once per image, not per few-shot seed, so that seeds share them
 VAL_POLICIES = ("val-min4", "val-full")
+BLOCK = 1024  # rows that are drawn and scaled together: 2 MB of them stay in a core's cache
 
 
 @dataclass(frozen=True)
 class Doubled:
-    """A pack whose images carry those of a second space behind them, (N, 2D); read like a pack."""
+    """A pack whose held-out images carry those of a second space behind them, (N, 2D); read like a pack."""
 
     first: Pack
     second: Callable[[str], Features]  # of a part
 
     def features(self, part: str) -> Features:
-        """Both spaces of train, val or test, as stored."""
+        """Both spaces of val or test, as stored."""
         return _doubled(self.first.features(part), self.second(part))
 
     def image(self, part: str) -> Tensor:
@@ -171,11 +172,11 @@ class PackSource:
 
     @cached_property
     def _train_labels(self) -> list[int]:
-        return [int(label) for label in self.pack.label("train")]
+        return self.pack.label("train").tolist()
 
     @cached_property
     def _val_labels(self) -> list[int]:
-        return [int(label) for label in self.pack.label("val")] if "val" in self.pack.parts else []
+        return self.pack.label("val").tolist() if "val" in self.pack.parts else []
 
     def check(self, shots: int, seed: int, selection: str) -> None:
         if self.fixed is not None and self.fixed != (shots, seed):
@@ -197,6 +198,7 @@ class PackSource:
         _, val = splits.draw(self._train_labels, self._val_labels, shots, seed)
         return list(range(len(self._train_labels))), self.pack.info.fingerprint.get("val_rows", val)
 
+    @lru_cache  # noqa: B019 - asked for each method of a plan
     def shots_digest(self, shots: int, seed: int) -> str:
         return files.digest_of(self._draw(shots, seed))
 
@@ -222,7 +224,8 @@ class PackSource:
 
     def episode(self, shots: int, seed: int, method: type[Method]) -> Episode:
         rows, _ = self._draw(shots, seed)
-        return _episode(self, self._pack(method).features("train"), rows, self.pack, (shots, seed), method)
+        train = [self.pack.features("train"), *([self.pack.second("train")] if method.second_space else [])]
+        return _episode(self, train, rows, self.pack, (shots, seed), method)
 
     def held(self, shots: int, seed: int, method: type[Method]) -> Held:
         pack = self._pack(method)
@@ -293,10 +296,12 @@ class ImageSource:
     def _draw(self, shots: int, seed: int) -> tuple[list[int], list[int]]:
         return self.listed or splits.draw(self._train_labels, self._val_labels, shots, seed)
 
+    @lru_cache  # noqa: B019 - asked for each method of a plan
     def shots_digest(self, shots: int, seed: int) -> str:
         train, val = self._draw(shots, seed)
         return files.digest_of([[self.split.train[i] for i in train], [self.split.val[i] for i in val]])
 
+    @lru_cache  # noqa: B019 - asked for each method of a plan, and looks at every image
     def images_digests(self, shots: int, seed: int) -> dict[str, str]:
         held = [(path, size) for path, size, _ in self._held_stamps]
         support = [
@@ -325,6 +330,7 @@ class ImageSource:
         key = files.digest_of([self.fingerprint, self.digests["split"], kind, content])[:16]
         return files.cache_root() / "features" / files.slug(f"{self.name}-{self.encoder}-{kind}-{key}")
 
+    @lru_cache  # noqa: B019 - asked for each cell, and the digest of so many names takes time
     def _held_folder(self, space: str = "") -> Path:
         return self._in(space, self._folder("held", self._held_stamps))
 
@@ -335,6 +341,7 @@ class ImageSource:
         """The entry with the same images in a second space: a pack of its own, so that nobody else loads it."""
         return folder.with_name(files.slug(f"{folder.name}-{space}-{self._adapters.digest[:16]}")) if space else folder
 
+    @lru_cache  # noqa: B019 - asked for each cell, and looks at every image
     def _shots_folder(self, shots: int, seed: int, space: str = "") -> Path:
         stamps = self._stamps([self.split.train[i] for i in self._draw(shots, seed)[0]])
         return self._in(space, self._folder(f"shots{shots}-seed{seed}", [self.shots_digest(shots, seed), stamps]))
@@ -455,9 +462,10 @@ class ImageSource:
     # reading
 
     def episode(self, shots: int, seed: int, method: type[Method]) -> Episode:
-        train = self._both(method, lambda space: self._shots_folder(shots, seed, space)).features("train")
+        spaces = ("", method.second_space) if method.second_space else ("",)
+        train = [cache.open_pack(self._shots_folder(shots, seed, space)).features("train") for space in spaces]
         text = cache.open_pack(self._text_folder())
-        episode = _episode(self, train, range(len(train)), text, (shots, seed), method)
+        episode = _episode(self, train, range(len(train[0])), text, (shots, seed), method)
         if not method.trains_encoder:
             return episode
         return replace(episode, images=self._support_images(shots, seed), encoder=self._handle())
@@ -514,18 +522,23 @@ def _loaded(name: str, device: str, precision: str) -> encoder.Encoder:
 
 def _episode(
     source: Any,
-    train: Features,
+    train: Sequence[Features],
     rows: Sequence[int],
     text: Pack,
     draw: tuple[int, int],
     method: type[Method],
 ) -> Episode:
+    """`train`: all that shots are drawn from, in each space that the method asks for."""
+    import torch
+
     lock.permit(())  # what an earlier episode's method might open
-    device, picked, views, raw, halves = source.device, list(rows), method.views, method.raw, _halves(method)
-    image = _ready(train.image[picked], raw, device, halves)  # (N, D)
+    device, picked, raw = source.device, torch.as_tensor(rows), method.raw
+    image = _joined([_drawn(space.image[None], picked, raw, device)[0] for space in train])  # (N, D)
+    views = [space.views[: method.views] for space in train if space.views is not None] if method.views else []
     augmented = None
-    if views and train.views is not None:
-        augmented = _ready(train.views[:views, picked], raw, device, halves)  # (V, N, D)
+    if views and len(views) == len(train):
+        many = min(map(len, views))
+        augmented = _joined([_drawn(one[:many], picked, raw, device) for one in views])  # (V, N, D)
     words = text.text()
     words = replace(
         words,
@@ -533,8 +546,27 @@ def _episode(
         weight=words.weight.to(device),
         raw_mean=None if words.raw_mean is None else words.raw_mean.to(device),
     )
-    support = Features(image, train.label[picked].to(device), augmented)
+    support = Features(image, train[0].label[picked].to(device), augmented)
     return Episode(support, words, shots=draw[0], seed=draw[1], dataset=source.origin)
+
+
+def _drawn(image: Tensor, rows: Tensor, raw: bool, device: str) -> Tensor:
+    """Some rows, ready: (V, M, D), (N,) -> (V, N, D). Of views there may be 100 MB: a block is scaled in the cache."""
+    import torch
+
+    taken = torch.empty(len(image), len(rows), image.shape[-1], dtype=image.dtype)
+    for one, place in zip(image, taken, strict=True):
+        for chosen, block in zip(torch.split(rows, BLOCK), torch.split(place, BLOCK), strict=True):
+            torch.index_select(one, 0, chosen, out=block)
+            if not raw and device == "cpu":
+                block.div_(block.norm(dim=-1, keepdim=True))
+    return taken if device == "cpu" else _ready(taken, raw, device)
+
+
+def _joined(spaces: Sequence[Tensor]) -> Tensor:
+    import torch
+
+    return torch.cat([*spaces], -1) if len(spaces) > 1 else spaces[0]
 
 
 def _no_validation(name: str, selection: str) -> str:
@@ -543,13 +575,8 @@ def _no_validation(name: str, selection: str) -> str:
 
 def _ready(image: Tensor, raw: bool, device: str, halves: int = 1) -> Tensor:
     """Move features to the device, every half at unit norm unless they are wanted raw."""
-    import torch
-
     image = image.to(device)
-    if raw:
-        return image
-    unit = [half / half.norm(dim=-1, keepdim=True) for half in image.chunk(halves, -1)]
-    return torch.cat(unit, -1) if halves > 1 else unit[0]
+    return image if raw else _joined([half / half.norm(dim=-1, keepdim=True) for half in image.chunk(halves, -1)])
 
 
 def _halves(method: type[Method]) -> int:
@@ -557,14 +584,8 @@ def _halves(method: type[Method]) -> int:
 
 
 def _doubled(first: Features, second: Features) -> Features:
-    """The rows of one space, then those of another, side by side; as many views as both have."""
-    import torch
-
-    views = None
-    if first.views is not None and second.views is not None:
-        many = min(len(first.views), len(second.views))
-        views = torch.cat([first.views[:many], second.views[:many]], -1)  # (V, N, 2D)
-    return Features(torch.cat([first.image, second.image], -1), first.label, views)
+    """The rows of one space, then those of another, side by side."""
+    return Features(_joined([first.image, second.image]), first.label)
 
 
 def _check_space(name: str) -> None:

@@ -533,3 +533,86 @@ def test_a_shifted_set_asked_for_by_name_needs_its_source(
     code, _, err = harness_command(*words, "--datasets", "dtd,ood4")
     assert (code, "imagenet" in err) == (8, True)
     assert len(list(Path("results/cells").glob("*.json"))) == 1
+
+
+# -- what a cell costs besides its method ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_drawn_rows_are_those_of_the_plain_form(raw: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness import episodes
+
+    views = torch.randn(3, 40, 8, generator=torch.Generator().manual_seed(0))
+    rows = torch.randperm(40, generator=torch.Generator().manual_seed(1))[:11]
+    plain = views[:, rows] if raw else views[:, rows] / views[:, rows].norm(dim=-1, keepdim=True)
+    for block in (4, 1024):
+        monkeypatch.setattr(episodes, "BLOCK", block)
+        assert episodes._drawn(views, rows, raw, "cpu").equal(plain)
+
+
+def test_two_spaces_of_support_and_views_stand_side_by_side_at_unit_norm(make_pack: MakePack) -> None:
+    from harness import episodes, find
+
+    pack = cache.open_pack(make_pack())
+    train = pack.features("train")
+    views = torch.stack([train.image * scale for scale in (2.0, 3.0)])
+    spaces = [type(train)(train.image, train.label, views), type(train)(train.image.flip(0), train.label, views[:1])]
+    method = type("Two", (find.method("zero_shot").cls,), {"views": 2, "second_space": "imo"})
+    source = type("Where", (), {"device": "cpu", "origin": "toy"})
+    support = episodes._episode(source, spaces, [7, 3], pack, (1, 1), method).support
+    unit = [one.image[[7, 3]] / one.image[[7, 3]].norm(dim=-1, keepdim=True) for one in spaces]
+    assert support.image.equal(torch.cat(unit, -1))
+    assert support.label.equal(train.label[[7, 3]])
+    assert support.views is not None
+    assert support.views.shape == (1, 2, 32)  # as many views as both have
+    assert torch.allclose(support.views, torch.cat([unit[0], unit[0]], -1), atol=1e-6)
+
+
+def test_logits_are_finite_even_where_their_sum_is_not() -> None:
+    huge = torch.full((2, 3), 3e38)
+    method = type("Echo", (Method,), {"fit": lambda self, e: self, "logits": lambda self, x: x})()
+    assert predict(method, huge, 3).tolist() == [0, 0]
+    for bad in (float("inf"), float("nan"), -float("inf")):
+        broken = huge.clone()
+        broken[1, 2] = bad
+        with pytest.raises(ValueError, match="NaN or infinity"):
+            predict(method, broken, 3)
+    with pytest.raises(ValueError, match="NaN or infinity"):  # their sum is NaN
+        predict(method, torch.tensor([[float("inf"), -float("inf")]]), 2)
+
+
+def test_the_pace_of_the_machine_stands_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness import clock
+
+    measured = iter([1.0, 2.0])
+    monkeypatch.setattr(clock, "_paces", {})
+    monkeypatch.setattr(clock, "reference", lambda device: next(measured))
+    assert [clock.pace("cpu"), clock.pace("cpu")] == [1.0, 1.0]
+    monkeypatch.setattr(clock, "FRESH", 0.0)
+    assert clock.pace("cpu") == 2.0
+
+
+def test_freed_memory_is_kept_until_the_next_measurement() -> None:
+    from harness import clock
+
+    if clock._glibc() is None:
+        pytest.skip("needs glibc")
+    script = """if True:
+        from pathlib import Path
+        from harness import clock
+        def resident():
+            return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 >> 20
+        clock.keep_freed_memory()
+        before = resident()
+        block = bytearray(b"x") * (200 << 20)
+        held = resident()
+        del block
+        freed = resident()
+        clock.reset_peak_memory("cpu")
+        print(held - before, freed - before, resident() - before)
+    """
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    held, freed, trimmed = map(int, done.stdout.split())
+    assert held >= 190
+    assert freed >= 190
+    assert trimmed <= 20
