@@ -113,7 +113,8 @@ def _add_run(commands: Any) -> None:
     _list_flag(run, "--shots", _numbers, "images per class (default: 16, or what the data set allows)", None)
     _list_flag(run, "--seeds", _numbers, "few-shot draws (default: 1,2,3)", None)
     run.add_argument("--encoder", metavar="NAME[:PRETRAINED]", help="an open_clip model, a checkpoint, or demo")
-    run.add_argument("--selection", default="val-min4", help="val-min4 (default), val-full, none, support-cv or oracle")
+    run.add_argument("--selection", default="val-min4", metavar="LIST",
+                     help="val-min4 (default), val-full, none, support-cv, oracle, or several with commas")  # fmt: skip
     run.add_argument(
         "--prompts",
         default="single",

@@ -89,12 +89,12 @@ def _dry_run(plan: Plan, as_json: bool) -> int:
         return Exit.OK
     groups: dict[tuple[Any, ...], list[Cell]] = defaultdict(list)
     for cell in plan.cells:
-        groups[cell.source.name, cell.source.encoder, cell.method.name, cell.shots].append(cell)
+        groups[cell.source.name, cell.source.encoder, cell.method.name, cell.shots, cell.selection].append(cell)
     rows = [
         [*group, ",".join(str(cell.seed) for cell in cells), sum(id(cell) in missing for cell in cells)]
         for group, cells in groups.items()
     ]
-    print_grid(["data set", "encoder", "method", "shots", "seeds", "to compute"], rows)
+    print_grid(["data set", "encoder", "method", "shots", "selection", "seeds", "to compute"], rows)
     print(f"{len(plan.cells)} cells, {len(plan.missing)} to compute on {plan.device}; selection {plan.selection}.")
     return Exit.OK
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from harness.cache import Pack
 from harness.episodes import ImageSource, PackSource, Place, Source
 from harness.errors import HarnessError, Missing, NothingSelected, UsageError, unknown
 from harness.find import MethodSpec
+from harness.fits import SEEN
 from harness.results import Store, cell_key
 from harness.tune import SELECTIONS
 from harness.types import Dataset, Identity, Split
@@ -34,7 +36,7 @@ class RunSpec:
     shots: Sequence[int] = ()
     seeds: Sequence[int] | None = None  # 1, 2, 3, or the one seed of a pack of fixed shots
     encoder: str | None = None
-    selection: str = "val-min4"
+    selection: str = "val-min4"  # one policy or several, with commas
     prompts: str = "single"
     split_file: Path | None = None  # a published list of shots in place of a draw
     results: Path = Path("results")
@@ -44,6 +46,12 @@ class RunSpec:
     force: bool = False
     isolate: bool = False  # every cell in a process of its own; results are the same, and so are their keys
     timeout: float | None = None  # seconds that an isolated cell may take
+
+    @property
+    def policies(self) -> list[str]:
+        """Every selection policy asked for, those that see fewer labels first: a fit may serve the next ones."""
+        asked = [word.strip() for word in self.selection.split(",")]
+        return sorted(dict.fromkeys(filter(None, asked)), key=lambda policy: SEEN.get(policy, 0))
 
 
 @dataclass(frozen=True)
@@ -79,7 +87,7 @@ class Plan:
     cells: list[Cell]
     missing: list[Cell]
     device: str
-    selection: str
+    selection: str  # every policy, with commas
     isolate: bool = False
     timeout: float | None = None
     absent: tuple[HarnessError, ...] = ()  # parts of a suite that are not here
@@ -107,12 +115,14 @@ def make_plan(spec: RunSpec, store: Store, note: Note = lambda _: None) -> Plan:
         here = _with_their_space(spec, methods, (source, *shifted), note, told)
         for shot in dict.fromkeys(spec.shots or (_default_shots(source, note),)):
             for seed in dict.fromkeys(_seeds(source, spec, note)):
-                source.check(shot, seed, spec.selection)
-                cells += [_cell(source, shifted, method, shot, seed, spec.selection) for method in here]
+                for policy in spec.policies:
+                    source.check(shot, seed, policy)
+                pairs = itertools.product(here, spec.policies)
+                cells += [_cell(source, shifted, method, shot, seed, policy) for method, policy in pairs]
     missing = cells if spec.force else [cell for cell in cells if not _done(cell, store)]
     for cell in missing:
         _refuse_unsupported(cell, spec.isolate)
-    return Plan(cells, missing, device, spec.selection, spec.isolate, spec.timeout, absent)
+    return Plan(cells, missing, device, ",".join(spec.policies), spec.isolate, spec.timeout, absent)
 
 
 def _methods(spec: RunSpec) -> list[MethodSpec]:
@@ -179,9 +189,10 @@ def _tell_left_out(spec: RunSpec, methods: Sequence[MethodSpec], note: Note) -> 
 
 
 def _check_spec(spec: RunSpec) -> None:
-    if spec.selection not in SELECTIONS:
-        raise UsageError(unknown("selection policy", spec.selection, SELECTIONS))
-    if spec.isolate and spec.selection == "oracle":
+    for policy in spec.policies or [spec.selection]:
+        if policy not in SELECTIONS:
+            raise UsageError(unknown("selection policy", policy, SELECTIONS))
+    if spec.isolate and "oracle" in spec.policies:
         raise UsageError("--selection oracle shows test labels to the method, --isolate keeps them from it; drop one.")
     if spec.isolate and sys.platform == "win32":
         raise UsageError("--isolate needs Linux or macOS.")

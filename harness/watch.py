@@ -40,14 +40,14 @@ class Plain(Watch):
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
-        self._done, self._total = 0, 0
+        self._done, self._total, self._several = 0, 0, False
         self._begun = time.perf_counter()
 
     def note(self, line: str) -> None:
         print(line, file=self._stream, flush=True)
 
     def begin(self, plan: Plan) -> None:
-        self._total = len(plan.missing)
+        self._total, self._several = len(plan.missing), "," in plan.selection
         self.note(summary(plan))
 
     def stage(self, what: str, images: int) -> None:
@@ -55,7 +55,7 @@ class Plain(Watch):
 
     def cell(self, cell: Cell, results: Sequence[Result]) -> None:
         self._done += 1
-        self.note(f"[{self._done}/{self._total}] {cell.name}: {outcome(results)}")
+        self.note(f"[{self._done}/{self._total}] {named(cell, self._several)}: {outcome(results)}")
 
 
 class Bar(Watch):
@@ -104,7 +104,7 @@ class Bar(Watch):
     def cell(self, cell: Cell, results: Sequence[Result]) -> None:
         self._progress.update(self._cells, advance=1, description=cell.name)
         if any(result.status == "failed" for result in results):
-            self.note(f"{cell.name}: {outcome(results)}")
+            self.note(f"{named(cell, True)}: {outcome(results)}")
 
     def end(self) -> None:
         self._progress.stop()
@@ -128,6 +128,11 @@ def summary(plan: Plan) -> str:
     """How many cells there are, and how many of them are done already."""
     done = len(plan.cells) - len(plan.missing)
     return f"{len(plan.cells)} cells: {done} done already, {len(plan.missing)} to compute on {plan.device}."
+
+
+def named(cell: Cell, several: bool) -> str:
+    """The name of a cell, with its selection policy where a plan has several."""
+    return f"{cell.name} {cell.selection}" if several else cell.name
 
 
 def outcome(results: Sequence[Result]) -> str:

@@ -266,6 +266,33 @@ def test_a_dry_run_prints_the_plan_and_computes_nothing(make_pack: MakePack, har
     ]  # fmt: skip
 
 
+def test_several_policies_in_one_run_give_the_records_of_one_run_each(
+    make_pack: MakePack, harness_command: Command
+) -> None:
+    make_pack()
+    words = ("run", "--methods", "tip,zero_shot", "--datasets", "toy", "--shots", 2, "--seeds", "1,2")
+    cells = json.loads(harness_command(*words, "--selection", "oracle,val-min4,none", "--dry-run", "--json")[1])
+    asked = [(cell["seed"], cell["method"], cell["selection"]) for cell in cells]
+    assert asked[:6] == [
+        (1, method, policy) for method in ("tip", "zero_shot") for policy in ("none", "val-min4", "oracle")
+    ]
+    assert len(asked) == 12
+    code, out, err = harness_command(*words, "--selection", "oracle,val-min4,none,none", "--results", "together")
+    assert (code, "12 cells: 0 done already" in err, "toy tip 2 shots seed 1 oracle" in err) == (0, True, True)
+    for policy in ("none", "val-min4", "oracle"):
+        assert harness_command(*words, "--selection", policy, "--results", "apart")[0] == 0
+    found = {
+        folder: {result.key: (result.test, result.hyperparameters) for result in harness.load(folder).results}
+        for folder in ("together", "apart")
+    }
+    assert found["together"] == found["apart"]
+    assert harness_command("table", "--results", "together", "--selection", "all")[0] == 0
+    code, _, err = harness_command(*words, "--selection", "none,val-min5")
+    assert (code, "Did you mean val-min4" in err) == (2, True)
+    code, _, err = harness_command(*words, "--selection", "none,oracle", "--isolate")
+    assert (code, "--isolate keeps them" in err) == (2, True)
+
+
 def test_table_filters_by_every_axis(make_pack: MakePack, harness_command: Command) -> None:
     make_pack()
     harness_command("run", "--methods", "zero_shot,ncm", "--datasets", "toy", "--shots", "1,2", "--seeds", "1")
