@@ -1,32 +1,44 @@
 """Lay out what methods cost beside what they score: one block for each machine, whose times stand with no others.
 
-Times are of the cells that a table is made of. A mean is shown where a method has all the cells that any method of its
-block has: means over different data sets or seeds say nothing about methods. Imports no torch.
+Times are of the cells that a table is made of, and of timing runs of the same cells, in blocks of their own. A mean is
+shown where a method has all the cells that any method of its block has: means over different data sets or seeds say
+nothing about methods. Imports no torch.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
 
 from harness.results import Loaded
 from harness.sheet import IDENTITY, Cell, Column, Sheet, group_of, limited, with_columns
-from harness.table import Group, Pair, Row, Table, comparable, label_of, made_on
+from harness.table import Group, Pair, Row, Table, chip_of, comparable, label_of, named
 from harness.types import Result
 
 Cells = Mapping[Pair, Result]
+T = TypeVar("T")
 Line = tuple[str, Group]  # method, and the group that it is ranked in
 
 COLUMNS = (
     Column("extract_s", "extract (s)", "count"),
+    Column("extract_images_per_s", "extract images/s", "count"),
     Column("fit_s", "fit (s)", "count"),
     Column("select_s", "select (s)", "count"),
     Column("predict_s", "predict (s)", "count"),
     Column("images_per_s", "images/s", "count"),
     Column("trained_parameters", "parameters", "count"),
     Column("peak_memory_bytes", "memory", "count"),
+    *(Column(f"{stage}_{what}", f"{stage} {title}", "count", shown=False)
+      for stage in ("fit", "select", "predict")
+      for what, title in (("cold_s", "cold (s)"), ("iqr_s", "± (s)"), ("gflop", "GFLOP"))),
     Column("machine", "machine", "text"),
-)
+)  # fmt: skip
 NOTE = (
     "Times are seconds of one run per cell, the device waited for, mean over seeds and data sets; of several machines "
     "each stands by itself. Extract: of making a data set's features once for all methods, the longest run of it, as "
@@ -34,35 +46,77 @@ NOTE = (
     "Parameters and memory: the most of any cell; memory is of the whole process on a CPU, of torch's allocator on a "
     "GPU. For medians over repeats: harness bench."
 )
+BENCH_NOTE = (
+    "Blocks of harness bench: median of warm calls ± distance between the quartiles, mean over seeds and data "
+    "sets; fit and predict with a method's own settings, select: one whole search, its fits included; extract "
+    "images/s: of a few test images. Cold times and GFLOP: --columns, --format csv or json."
+)
+BENCH_MARK = ", harness bench"  # behind the machine of a block of timing runs
 
 
-def cost_sheet(table: Table, loaded: Loaded, *, rows: int | None = None, columns: Sequence[str] | None = None) -> Sheet:
+def cost_sheet(
+    table: Table,
+    loaded: Loaded,
+    benched: Sequence[Bench] = (),
+    *,
+    rows: int | None = None,
+    columns: Sequence[str] | None = None,
+) -> Sheet:
     """The rows of a table with what they cost, by machine; rows and columns as in `sheet.sheet_of`.
 
-    Order in a block is that of accuracy, which does not depend on the machine. Cost grows with the number of records.
+    Order in a block is that of accuracy, which does not depend on the machine. Timing runs of cells that the table
+    holds stand in blocks of their own. Cost grows with the number of records.
     """
     results, _ = comparable(loaded.results)
-    timed = _by_machine(results, table.datasets or table.shifted)
-    ranking = {(row.method, group_of(row)): row for row in table.rows}
-    lines: list[list[Cell]] = []
-    groups: list[Hashable] = []
-    notes: list[str] = []
-    for machine in sorted(timed, key=lambda name: (-sum(map(len, timed[name].values())), name)):
-        wanted = _wanted(timed[machine])
-        extract = _extract(timed[machine])
-        for key, row in ranking.items():
-            cells = timed[machine].get(key)
+    kept, datasets = _Lines([], [], [NOTE]), table.datasets or table.shifted
+    for machine, lines in _blocks(_by_machine(results, datasets)):
+        extract = _extract(lines)
+        kept.add(table, machine, lines, partial(_costs, extract), _sizes)
+    timed = _benched_by_machine(benched, results, datasets)
+    if timed:
+        kept.notes.append(BENCH_NOTE)
+    for machine, runs in _blocks(timed):
+        kept.add(table, machine, runs, lambda _, cells: _medians(cells), _bench_sizes)
+        kept.notes += _disturbed(machine, runs)
+    heads = [replace(c, shown=c.shown and (bool(timed) or c.name != "extract_images_per_s")) for c in COLUMNS]
+    sheet = Sheet([*_heads(table), *heads], kept.lines, kept.groups, table.caption, [*kept.notes, *table.notes])
+    return limited(with_columns(sheet, columns), rows, kept.groups)
+
+
+@dataclass
+class _Lines:
+    """The lines of a sheet, block by block."""
+
+    lines: list[list[Cell]]
+    groups: list[Hashable]
+    notes: list[str]
+
+    def add(
+        self,
+        table: Table,
+        machine: str,
+        found: Mapping[Line, Mapping[Pair, T]],
+        costs: Callable[[Line, Mapping[Pair, T]], dict[str, Cell]],
+        sizes: Callable[[Mapping[Pair, T]], dict[str, Cell]],
+    ) -> None:
+        """One block: a line for each row of the table that has cells on this machine."""
+        wanted = _wanted(found)
+        for row in table.rows:
+            key = (row.method, group_of(row))
+            cells = found.get(key)
             if not cells:
                 continue
             whole = cells.keys() == wanted[key[1]]
             if not whole:
-                notes.append(_incomplete(row, machine, wanted[key[1]] - cells.keys()))
-            costs = _costs(cells if whole else {}, extract[key[1]] if whole else None)
-            lines.append([*_identity(row), *costs, *_sizes(cells), Cell(machine)])
-            groups.append((machine, group_of(row)))
-    said = [NOTE, *notes, *table.notes]
-    sheet = Sheet([*_heads(table), *COLUMNS], lines, groups, table.caption, said)
-    return limited(with_columns(sheet, columns), rows, groups)
+                self.notes.append(_incomplete(row, machine, wanted[key[1]] - cells.keys()))
+            told = {**(costs(key, cells) if whole else {}), **sizes(cells), "machine": Cell(machine)}
+            self.lines.append([*_identity(row), *(told.get(column.name, Cell()) for column in COLUMNS)])
+            self.groups.append((machine, group_of(row)))
+
+
+def _blocks(timed: Mapping[str, dict[Line, dict[Pair, T]]]) -> list[tuple[str, dict[Line, dict[Pair, T]]]]:
+    """Machines with what was timed on them, the one with the most first."""
+    return sorted(timed.items(), key=lambda item: (-sum(map(len, item[1].values())), item[0]))
 
 
 def _heads(table: Table) -> list[Column]:
@@ -84,15 +138,22 @@ def _by_machine(results: Iterable[Result], datasets: Collection[str]) -> dict[st
 
 
 def machine_of(result: Result) -> str:
-    """What times depend on: the GPU if one was used, and the processor with its threads, which a GPU waits for too."""
-    made = result.provenance.get("machine") or {}
+    """What times depend on: the GPU if one was used, the processor with its threads, which a GPU waits for too, and
+    how many cells ran side by side."""
+    return _machine(result.provenance)
+
+
+def _machine(provenance: Mapping[str, Any]) -> str:
+    made = provenance.get("machine") or {}
     host = f", {made['cpu']}" if made.get("gpu") and made.get("cpu") else ""
     model = f" ({made['cpu_model']})" if made.get("cpu_model") else ""
     threads = f", threads: {made['threads']}" if made.get("threads") else ""
-    return f"{made_on(result)}{host}{model}{threads}"
+    several = made.get("jobs") or provenance.get("jobs") or 1
+    jobs = f", jobs: {several}" if several != 1 else ""
+    return f"{chip_of(provenance)}{host}{model}{threads}{jobs}"
 
 
-def _wanted(lines: Mapping[Line, Cells]) -> dict[Group, set[Pair]]:
+def _wanted(lines: Mapping[Line, Mapping[Pair, Any]]) -> dict[Group, set[Pair]]:
     """The data sets and seeds that any method of a group has on this machine."""
     pairs: dict[Group, set[Pair]] = defaultdict(set)
     for (_, group), cells in lines.items():
@@ -117,25 +178,35 @@ def _identity(row: Row) -> list[Cell]:
     return [*shown, Cell(row.rank, tied if row.rank else ""), Cell(row.mean)]
 
 
-def _costs(cells: Cells, extract: float | None) -> list[Cell]:
+def _costs(extract: Mapping[Group, float | None], line: Line, cells: Cells) -> dict[str, Cell]:
     """Mean seconds of each stage and mean rate; dashes where a record does not say."""
     names = ("fit_s", "select_s", "predict_s", "images_per_s")
-    means = [extract, *(_mean_of(cells, name) for name in names)]
-    return [Cell(value, shown=_short(value)) for value in means]
+    return {"extract_s": _timed(extract[line[1]])} | {name: _timed(_mean_of(cells, _of_timing(name))) for name in names}
 
 
-def _sizes(cells: Cells) -> list[Cell]:
+def _of_timing(name: str) -> Callable[[Result], float | None]:
+    return lambda result: getattr(result.timing, name)
+
+
+def _timed(value: float | None, spread: float | None = None) -> Cell:
+    return Cell(value, shown=_short(value) + ("" if spread is None else f" ±{_short(spread)}"))
+
+
+def _sizes(cells: Cells) -> dict[str, Cell]:
     parameters = max(result.trained_parameters for result in cells.values())
-    known = [result.peak_memory_bytes for result in cells.values() if result.peak_memory_bytes]
-    memory = max(known, default=None)
-    return [Cell(parameters), Cell(memory, shown=f"{memory / 1e6:,.0f} MB" if memory else "")]
+    return {"trained_parameters": Cell(parameters)} | _memory(result.peak_memory_bytes for result in cells.values())
 
 
-def _mean_of(cells: Cells, name: str) -> float | None:
-    """Mean over data sets of the mean over seeds of a field of timing; None where one is not known."""
+def _memory(peaks: Iterable[int | None]) -> dict[str, Cell]:
+    most = max((peak for peak in peaks if peak), default=None)
+    return {"peak_memory_bytes": Cell(most, shown=f"{most / 1e6:,.0f} MB" if most else "")}
+
+
+def _mean_of(cells: Mapping[Pair, T], value: Callable[[T], float | None]) -> float | None:
+    """Mean over data sets of the mean over seeds of something; None where one is not known."""
     by_set: dict[str, list[float | None]] = defaultdict(list)
-    for (dataset, _), result in cells.items():
-        by_set[dataset].append(getattr(result.timing, name))
+    for (dataset, _), cell in cells.items():
+        by_set[dataset].append(value(cell))
     means = [_mean(found) for found in by_set.values()]
     return _mean(means)
 
@@ -155,3 +226,104 @@ def _short(value: float | None) -> str:
 def _incomplete(row: Row, machine: str, absent: Collection[Pair]) -> str:
     some = ", ".join(f"{name} seed {seed}" for name, seed in sorted(absent)[:3]) + (", …" if len(absent) > 3 else "")
     return f"{row.method} ({row.shots} shots, {row.selection}) has no mean times on {machine}: missing {some}."
+
+
+# -- timing runs -------------------------------------------------------------------------------------
+
+
+class BenchStage(msgspec.Struct, frozen=True):
+    """One stage of a record of `harness bench`; its other fields stay in the file."""
+
+    cold_s: float
+    median_s: float
+    iqr_s: float
+    host_peak_bytes: int | None = None
+    device_peak_bytes: int | None = None
+    flops: int | None = None
+    images_per_s: float | None = None  # of extract
+
+
+class BenchIdentity(msgspec.Struct, frozen=True):
+    """Which cell was timed."""
+
+    method: str
+    method_version: str
+    dataset: str
+    encoder: str
+    shots: int
+    seed: int
+    prompts: str
+    selection: str = "none"  # as early records, which searched nothing, do not say
+    overrides: dict[str, Any] = {}
+
+
+class Bench(msgspec.Struct, frozen=True):
+    """A record of `harness bench`, as far as tables show it."""
+
+    identity: BenchIdentity
+    fit: BenchStage
+    predict: BenchStage
+    images_per_s: float
+    trained_parameters: int
+    provenance: dict[str, Any]
+    select: BenchStage | None = None
+    extract: BenchStage | None = None
+    remarks: list[str] = []  # what disturbed it
+
+
+def read_benched(store: Path) -> tuple[list[Bench], list[str]]:
+    """The timing runs of a store, oldest first, and a line for each file that is none."""
+    found, problems = [], []
+    for path in sorted((store / "bench").glob("*.json")):
+        try:
+            found.append(msgspec.json.decode(path.read_bytes(), type=Bench))
+        except (OSError, msgspec.MsgspecError) as error:
+            problems.append(f"{path} is no timing run: {error}")
+    return found, problems
+
+
+def _benched_by_machine(
+    benched: Iterable[Bench], results: Sequence[Result], datasets: Collection[str]
+) -> dict[str, dict[Line, dict[Pair, Bench]]]:
+    """The newest timing run of each cell that the results hold, in the same version of its method."""
+    shown = {(label_of(r), r.identity.method_version, r.identity.dataset, r.identity.seed) for r in results}
+    found: dict[str, dict[Line, dict[Pair, Bench]]] = defaultdict(lambda: defaultdict(dict))
+    for one in sorted(benched, key=lambda one: str(one.provenance.get("started", ""))):
+        who = one.identity
+        label = named(who.method, who.overrides)
+        if who.dataset in datasets and (label, who.method_version, who.dataset, who.seed) in shown:
+            line = label, (who.encoder, who.shots, who.selection, who.prompts)
+            found[_machine(one.provenance) + BENCH_MARK][line][who.dataset, who.seed] = one
+    return found
+
+
+def _medians(cells: Mapping[Pair, Bench]) -> dict[str, Cell]:
+    """Median, spread, first call and operations of every stage."""
+    told = {"images_per_s": _timed(_mean_of(cells, lambda one: one.images_per_s))}
+    told["extract_images_per_s"] = _timed(_mean_of(cells, _of_stage("extract", "images_per_s")))
+    for stage in ("fit", "select", "predict"):
+        median, iqr, cold, flops = (
+            _mean_of(cells, _of_stage(stage, name)) for name in ("median_s", "iqr_s", "cold_s", "flops")
+        )
+        told[f"{stage}_s"] = _timed(median, iqr)
+        told |= {f"{stage}_cold_s": _timed(cold), f"{stage}_iqr_s": _timed(iqr)}
+        told[f"{stage}_gflop"] = _timed(None if flops is None else flops / 1e9)
+    return told
+
+
+def _of_stage(stage: str, name: str) -> Callable[[Bench], float | None]:
+    return lambda one: getattr(getattr(one, stage), name, None)
+
+
+def _bench_sizes(cells: Mapping[Pair, Bench]) -> dict[str, Cell]:
+    stages = [stage for one in cells.values() for stage in (one.fit, one.select, one.predict) if stage]
+    parameters = max(one.trained_parameters for one in cells.values())
+    peaks = [stage.device_peak_bytes or stage.host_peak_bytes for stage in stages]
+    return {"trained_parameters": Cell(parameters)} | _memory(peaks)
+
+
+def _disturbed(machine: str, runs: Mapping[Line, Mapping[Pair, Bench]]) -> list[str]:
+    every = [one for cells in runs.values() for one in cells.values()]
+    remarks = dict.fromkeys(remark for one in every for remark in one.remarks)
+    many = sum(bool(one.remarks) for one in every)
+    return [f"{many} of {len(every)} timing runs on {machine} were disturbed: {'; '.join(remarks)}."] if many else []

@@ -152,10 +152,12 @@ def cell_of(result: Result) -> tuple[Any, ...]:
 
 def label_of(result: Result) -> str:
     """The method with its fixed values: `tip[alpha=1.0]`."""
-    if not result.identity.overrides:
-        return result.identity.method
-    fixed = ",".join(f"{name}={value}" for name, value in result.identity.overrides.items())
-    return f"{result.identity.method}[{fixed}]"
+    return named(result.identity.method, result.identity.overrides)
+
+
+def named(method: str, overrides: Mapping[str, Any]) -> str:
+    fixed = ",".join(f"{name}={value}" for name, value in overrides.items())
+    return f"{method}[{fixed}]" if fixed else method
 
 
 def _data_set(result: Result) -> tuple[str, ...]:
@@ -376,5 +378,9 @@ def _worth(seeds: int) -> str:
 
 def made_on(result: Result) -> str:
     """The GPU of a record, else its processor."""
-    made = result.provenance.get("machine") or {}
+    return chip_of(result.provenance)
+
+
+def chip_of(provenance: Mapping[str, Any]) -> str:
+    made = provenance.get("machine") or {}
     return str(made.get("gpu") or made.get("cpu") or "an unnamed machine")

@@ -37,9 +37,13 @@ def table(options: Namespace) -> int:
     loaded = picked(options)
     ranked = make_table(loaded, policies=ALL in (options.selection or ()))
     if options.cost:
-        from harness.cost import cost_sheet
+        from harness.cost import cost_sheet, read_benched
 
-        _print(cost_sheet(ranked, loaded, rows=options.rows, columns=options.columns), options.format)
+        benched, problems = read_benched(options.results)
+        for problem in problems:
+            note(f"harness: left out: {problem}")
+        sheet = cost_sheet(ranked, loaded, benched, rows=options.rows, columns=options.columns)
+        _print(sheet, options.format)
         return Exit.CORRUPT if loaded.problems else Exit.OK
     sheet = sheet_of(
         ranked,

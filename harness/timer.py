@@ -113,9 +113,8 @@ def measure(work: Callable[[], Any], repeats: int, device: Device) -> Stage:
     Cost: 2 + repeats calls and up to WARM_S more. What a call gives back is kept until after its end was timed,
     so that freeing it is no part of it.
     """
-    before = _resident_bytes()
     clock.reset_peak_memory(device.name)
-    floor = clock.peak_memory_bytes("cpu")
+    before, floor = resident_bytes(), clock.peak_memory_bytes("cpu")
     cold_s = _timed(work, device).seconds
     warm_ups, begun = 0, time.perf_counter()
     while warm_ups == 0 or (warm_ups < MOST_WARM_UPS and time.perf_counter() - begun < WARM_S):
@@ -191,7 +190,8 @@ def quantile(values: Sequence[float], share: float) -> float:
     return ordered[low] + (place - low) * (ordered[high] - ordered[low])
 
 
-def _resident_bytes() -> int | None:
+def resident_bytes() -> int | None:
+    """What this process holds in memory now; None where the system does not tell."""
     with contextlib.suppress(OSError, ValueError):
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return None
