@@ -213,6 +213,29 @@ def shuffled(n: int, epochs: int, batch: int, seed: int, drop_last: bool = False
     return [(epoch, rows) for epoch, order in enumerate(orders) for rows in torch.split(order, batch)]
 
 
+class Batches:
+    """Shuffled batches whose epochs see the next stored view of each image, in turn.
+
+    images (V, N, D), label (N,); `batches(step)` gives images (B, D) and labels (B,), on their device.
+    """
+
+    def __init__(
+        self, images: Tensor, label: Tensor, epochs: int, batch: int, seed: int, drop_last: bool = False
+    ) -> None:
+        steps = shuffled(len(label), epochs, batch, seed, drop_last)
+        self.epochs = [epoch for epoch, _ in steps]
+        self._rows = [rows.to(label.device) for _, rows in steps]
+        self._images, self._label = images, label
+
+    def __len__(self) -> int:
+        return len(self.epochs)
+
+    def __call__(self, step: int) -> tuple[Tensor, Tensor]:
+        view = self._images[self.epochs[step] % len(self._images)]  # (N, D)
+        # Half the time of view[rows], as whole rows are copied.
+        return view.index_select(0, self._rows[step]), self._label.index_select(0, self._rows[step])
+
+
 def unit_views(support: Features) -> Tensor:
     """All views with unit norm, or the images as the only view: (V, N, D)."""
     return _maths.unit(support.image[None] if support.views is None else support.views)

@@ -7,7 +7,6 @@ from typing import Self
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from harness.types import Episode, Method
 from methods import _maths, _training
@@ -47,16 +46,14 @@ class TaskRes(Method):
         text, label = _maths.raw_text(episode.text), episode.support.label  # (C, D), (N,)
         images, self.scale = _training.unit_views(episode.support), episode.text.scale  # (V, N, D)
         alpha, lr, epochs = self._settings(episode)
-        steps = _training.shuffled(len(label), epochs, self.batch, episode.seed, drop_last=True)
+        batches = _training.Batches(images, label, epochs, self.batch, episode.seed, drop_last=True)
 
-        def loss(step: int, residual: Tensor) -> Tensor:
-            epoch, rows = steps[step]
-            rows = rows.to(label.device)
-            weight = _maths.unit(text + alpha * residual)  # (C, D)
-            return functional.cross_entropy(self.scale * images[epoch % len(images), rows] @ weight.T, label[rows])
+        def slopes(step: int, residual: Tensor) -> tuple[Tensor, list[Tensor]]:
+            loss, slope = _maths.cosine_slope(*batches(step), text + alpha * residual, self.scale)
+            return loss, [alpha * slope]
 
-        rates = _training.dassl_cosine(lr, [epoch for epoch, _ in steps])
-        (residual,) = _training.descend(loss, torch.zeros_like(text), rates=rates, optimiser=_training.Adam(l2=5e-4))
+        start, rates = torch.zeros_like(text), _training.dassl_cosine(lr, batches.epochs)
+        (residual,) = _training.descend_by(slopes, start, rates=rates, optimiser=_training.Adam(l2=5e-4))
         self.weight = _maths.unit(text + alpha * residual)  # (C, D)
         return self
 

@@ -102,3 +102,41 @@ def test_keys_average_raw_views_before_they_are_normalised():
 
 def test_a_zero_row_stays_zero():
     assert _maths.unit(torch.zeros(1, 3)).tolist() == [[0, 0, 0]]
+
+
+# -- gradients that are written out ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_the_slope_of_cross_entropy_is_autograds(dim):
+    scores, label = (30 * rows(7, 4)).requires_grad_(True), torch.tensor([0, 3, 3, 1, 2, 0, 1])
+    expected = torch.nn.functional.cross_entropy(scores, label)
+    (by_autograd,) = torch.autograd.grad(expected, scores)
+    loss, slope = _maths.cross_entropy_slope(scores.detach().movedim(1, dim), label, dim)
+    torch.testing.assert_close(loss, expected.detach())
+    torch.testing.assert_close(slope.movedim(dim, 1), by_autograd)
+
+
+def test_the_loss_of_a_hopeless_score_is_finite():
+    """A probability that is 0 in any float has a logarithm all the same."""
+    loss, slope = _maths.cross_entropy_slope(torch.tensor([[0.0, 2000.0]]), torch.tensor([0]))
+    assert loss.item() == 2000
+    assert slope.tolist() == [[-1, 1]]
+
+
+@given(st.integers(0, 99), st.sampled_from([1.0, 100.0]))
+@settings(max_examples=20, deadline=None)
+def test_the_slope_of_cosines_is_autograds(seed, scale):
+    image, weight, label = rows(6, seed=seed), rows(3, seed=seed + 1).requires_grad_(True), torch.arange(6) % 3
+    expected = torch.nn.functional.cross_entropy(scale * image @ _maths.unit(weight).T, label)
+    (by_autograd,) = torch.autograd.grad(expected, weight)
+    loss, slope = _maths.cosine_slope(image, label, weight.detach(), scale)
+    torch.testing.assert_close(loss, expected.detach())
+    torch.testing.assert_close(slope, by_autograd)
+
+
+def test_the_slope_through_unit_length_is_autograds():
+    x, above = rows(4).requires_grad_(True), rows(4, seed=1)
+    (by_autograd,) = torch.autograd.grad(_maths.unit(x), x, above)
+    slope = _maths.unit_slope(above.clone(), _maths.unit(x.detach()), x.detach().norm(dim=1, keepdim=True))
+    torch.testing.assert_close(slope, by_autograd)

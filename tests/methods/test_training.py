@@ -174,6 +174,18 @@ def test_a_short_last_batch_is_dropped_unless_it_is_the_only_one(n, sizes):
     assert [len(batch) for epoch, batch in steps if epoch == 1] == sizes
 
 
+def test_batches_take_the_next_view_each_epoch():
+    """Rows name their view and themselves, so a batch tells where it came from."""
+    views, label = torch.arange(2)[:, None] * 100 + torch.arange(5), torch.arange(5) + 1000
+    batches = _training.Batches(views[..., None].float(), label, epochs=3, batch=2, seed=4)
+    steps = _training.shuffled(5, 3, 2, seed=4)
+    assert len(batches) == len(steps) and batches.epochs == [epoch for epoch, _ in steps]
+    for step, (epoch, expected) in enumerate(steps):
+        image, truth = batches(step)
+        assert image.squeeze(1).tolist() == (100 * (epoch % 2) + expected).tolist()
+        assert truth.tolist() == (1000 + expected).tolist()
+
+
 def test_views_have_unit_norm_and_images_stand_in_for_them():
     with_views, without = (example_episode(raw=True, views=views).support for views in (2, 0))
     assert _training.unit_views(with_views).shape == (2, 20, 64)
