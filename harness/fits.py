@@ -6,7 +6,7 @@ import copy
 import dataclasses
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from harness import clock, lock
@@ -64,9 +64,15 @@ class _Made:
     """A fitted method or a tensor that cells share, as it was made."""
 
     thing: Any
-    spent: Spent
+    spent: Spent  # on itself, without `used`
     seen: int  # of SEEN, when it was made
+    used: Mapping[str, Spent] = field(default_factory=dict)  # shared tensors that went into it
     bytes: int = 0
+
+    @property
+    def alone(self) -> Spent:
+        """What it takes where nothing is at hand."""
+        return sum(self.used.values(), self.spent)
 
 
 class Kept:
@@ -77,16 +83,19 @@ class Kept:
     """
 
     def __init__(self, device: str) -> None:
-        self.device, self.spared = device, NOTHING
+        self.device, self.spared, self.made_here = device, NOTHING, NOTHING
         self._owner, self._waiting, self._seen, self._open = "", False, 0, ""
         self._fits: dict[str, _Made] = {}
         self._tensors: dict[str, _Made] = {}
+        self._used: dict[str, Spent] = {}  # by the fit under way
+        self._paid: set[str] = set()  # tensors that this cell's times hold already
 
     def begin(self, owner: str, selection: str, waiting: bool) -> None:
         """The next cell: its method with overrides, its policy, and whether another policy of `owner` is to come."""
         if owner != self._owner:
             self._fits.clear()
         self._owner, self._waiting, self._seen, self.spared = owner, waiting, SEEN[selection], NOTHING
+        self._paid.clear()
 
     def __deepcopy__(self, _: Any) -> Kept:
         return self  # not a part of a fitted method, though one may hold its episode
@@ -94,34 +103,46 @@ class Kept:
     def has(self, keys: Sequence[str]) -> list[bool]:
         return [key in self._fits and self._fits[key].seen <= self._seen for key in keys]
 
-    def take(self, key: str) -> tuple[Method, Spent]:
-        """A fitted method of the cell's own, and what fitting took, which counts as spent in this cell."""
+    def take(self, key: str) -> _Made:
+        """A fitted method for this cell alone. What making it took counts as spent in this cell."""
         made, clock_here = self._fits[key], _Clock(self.device)
         if self._waiting:
             with lock.closed():
-                method = copy.deepcopy(made.thing)
+                made = replace(made, thing=copy.deepcopy(made.thing))
         else:
-            method = self._fits.pop(key).thing
+            del self._fits[key]
         self.spared += made.spent + -clock_here.spent()
-        return method, made.spent
+        for name, spent in made.used.items():
+            self._pay(name, spent)
+        return made
 
-    def keep(self, key: str, method: Method, spent: Spent) -> None:
+    def keep(self, key: str, made: _Made) -> None:
         """Store a copy of what `fit` has just given, if another cell will ask for it and it fits in."""
-        if not self._waiting or spent.cost < SHORTEST or method.trains_encoder:
+        if not self._waiting or made.alone.cost < SHORTEST or made.thing.trains_encoder:
             return
         clock_here = _Clock(self.device)
         copied: dict[int, Any] = {}
         try:
             with lock.closed():
-                twin = copy.deepcopy(method, copied)
+                twin = copy.deepcopy(made.thing, copied)
         except HarnessError:
             raise
         except Exception:
             return  # what cannot be copied is fitted again
         size = _bytes(copied)
-        if size + sum(made.bytes for made in self._fits.values()) <= MOST_BYTES:
-            self._fits[key] = _Made(twin, spent, self._seen, size)
+        if size + sum(other.bytes for other in self._fits.values()) <= MOST_BYTES:
+            self._fits[key] = replace(made, thing=twin, bytes=size)
         self.spared += -clock_here.spent()
+
+    def fitted(self, method: Method, spent: Spent) -> _Made:
+        """What a fit gave in this cell, in that time."""
+        return _Made(method, spent, self._seen, dict(self._used))
+
+    def _pay(self, name: str, spent: Spent) -> None:
+        """Count a tensor that was at hand as if this cell had made it, once."""
+        if name not in self._paid:
+            self.spared += spent
+        self._paid.add(name)
 
     def once(self, key: str, make: Callable[[], Tensor]) -> Tensor:
         """The tensor that `make` gives, made once for all cells: what `Episode.once` calls while a method fits."""
@@ -130,16 +151,19 @@ class Kept:
         if not self._open:  # nothing that came after fitting is remembered
             return make()
         key = f"{self._open} {key}"
-        if key in self._tensors and self._tensors[key].seen <= self._seen:
-            made = self._tensors[key]
-            self.spared += made.spent
+        made = self._tensors.get(key)
+        if made is not None and made.seen <= self._seen:
+            self._pay(key, made.spent)
+            self._used[key] = made.spent
             return torch.clone(made.thing)
         clock_here = _Clock(self.device)
         tensor = make()
         if type(tensor) is not torch.Tensor:
             raise TypeError(f"a shared step gave {type(tensor).__name__}, not a plain tensor")
         if tensor.nbytes <= LARGEST:
-            self._tensors[key] = _Made(tensor.detach().clone(), clock_here.spent(), self._seen)
+            made = _Made(tensor.detach().clone(), clock_here.spent(), self._seen)
+            self._tensors[key], self._used[key], self.made_here = made, made.spent, self.made_here + made.spent
+            self._paid.add(key)
         for oldest in [*self._tensors][:-MOST_TENSORS]:
             del self._tensors[oldest]
         return tensor
@@ -147,7 +171,8 @@ class Kept:
     @contextmanager
     def fitting(self, cls: type[Method]) -> Iterator[None]:
         """Around every call in which a method fits: what it is given depends on what it declares."""
-        self._open = f"{cls.raw} {cls.views} {cls.second_space!r}"
+        self._open, self.made_here = f"{cls.raw} {cls.views} {cls.second_space!r}", NOTHING
+        self._used.clear()
         try:
             yield
         finally:
@@ -173,23 +198,21 @@ def fits(
     with closing(_fitted(cls, to_fit, episode, kept)) as fitted:
         seconds = 0.0
         for key, is_here in zip(keys, here, strict=True):
-            method, spent = kept.take(key) if is_here else next(fitted)
+            made = kept.take(key) if is_here else next(fitted)
             if not is_here:
-                kept.keep(key, method, spent)
-            seconds = spent.wall + (seconds if together else 0.0)
-            yield method, seconds
+                kept.keep(key, made)
+            seconds = made.alone.wall + (seconds if together else 0.0)
+            yield made.thing, seconds
 
 
-def _fitted(
-    cls: type[Method], settings: Sequence[Mapping[str, Any]], episode: Episode, kept: Kept
-) -> Generator[tuple[Method, Spent]]:
+def _fitted(cls: type[Method], settings: Sequence[Mapping[str, Any]], episode: Episode, kept: Kept) -> Generator[_Made]:
     """Fit each of `settings` behind the lock, when it is asked for, and check what comes."""
     make = cls.fit_all if fits_together(cls) else Method.fit_all.__func__.__get__(cls)  # type: ignore[attr-defined]
     before, fitted = _versions(episode), None
     episode = replace(episode, memory=kept)
     try:
         for number in range(len(settings)):
-            watch, spared = _Clock(kept.device), kept.spared
+            watch = _Clock(kept.device)
             with lock.closed(), kept.fitting(cls):
                 fitted = iter(make(settings, episode)) if fitted is None else fitted
                 method = next(fitted, _End)
@@ -199,7 +222,7 @@ def _fitted(
                 raise TypeError(f"fit returned {type(method).__name__}: end it with `return self`")
             if _versions(episode) != before:
                 raise ValueError("fit changed its episode: clone a tensor before changing it in place")
-            yield method, watch.spent() + kept.spared + -spared
+            yield kept.fitted(method, watch.spent() + -kept.made_here)
     finally:
         if fitted is not None and hasattr(fitted, "close"):
             with lock.closed():  # what stands after a `yield` in the method runs here
@@ -217,7 +240,7 @@ def fits_together(cls: type[Method]) -> bool:
 
 def _key(cls: type[Method], values: Mapping[str, Any]) -> str:
     """Every field's value, so that a default counts as the same value in a grid."""
-    full = {field.name: field.default for field in dataclasses.fields(cls) if field.default is not dataclasses.MISSING}  # type: ignore[arg-type]
+    full = {one.name: one.default for one in dataclasses.fields(cls) if one.default is not dataclasses.MISSING}  # type: ignore[arg-type]
     return repr(sorted({**full, **values}.items()))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Self
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -40,8 +41,10 @@ class Dac(DacV):
 
     def fit(self, episode: Episode) -> Self:
         super().fit(episode)
-        rates = {self.text_lr, *self.logit_grid.get("text_lr", ())}
-        self.weights = {rate: self._train_text(rate) for rate in sorted(rates)}  # each (C, D)
+        rates = sorted({self.text_lr, *self.logit_grid.get("text_lr", ())})
+        key = f"DAC: texts for {rates} steps={self.text_steps}"  # the same for every tau
+        texts = episode.once(key, lambda: torch.stack([self._train_text(rate) for rate in rates]))  # (R, C, D)
+        self.weights = dict(zip(rates, texts, strict=True))  # each (C, D)
         return self
 
     def _train_text(self, rate: float) -> Tensor:

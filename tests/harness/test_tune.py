@@ -605,3 +605,31 @@ def test_no_fold_shares_with_the_whole_support_set() -> None:
     kept.begin("a", "support-cv", False)
     tune(Halfway, {"width": 2}, support([4, 4, 4]), "support-cv", never, "cpu", kept)
     assert Halfway.made == [2] * 5
+
+
+def test_a_step_that_two_settings_of_a_cell_share_counts_once_in_its_cost_whoever_made_it() -> None:
+    class Both(Halfway):
+        def fit(self, episode: Episode) -> Halfway:
+            self.half = episode.once("half", lambda: slowly(0.05))
+            slowly(0.02)
+            return self
+
+    spent = []
+    for policies in (("val-full",), ("none", "val-full"), ("val-min4", "val-full")):
+        kept = Kept("cpu")
+        for number, policy in enumerate(policies, 1):
+            kept.begin("method", policy, number < len(policies))
+            begun = time.process_time()
+            choice = tune(Both, {}, episode(), policy, LABELS.get(policy, never), "cpu", kept)
+            spent.append((time.process_time() - begun + choice.spared.cost, choice.fit_s))
+    alone, none, after_none, first, after_first = (cost for cost, _ in spent)
+    assert all(0.11 <= cost < 0.15 for cost in (alone, after_none, first, after_first)), spent
+    assert 0.07 <= none < 0.11
+    assert all(fit_s >= 0.07 for _, fit_s in spent)  # as if alone
+
+
+def slowly(seconds: float) -> Tensor:
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+    return torch.full((2,), 3.0)

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from harness.contract import example_episode, example_queries
 from harness.errors import UsageError
+from harness.fits import Kept, fits
 from harness.types import Episode, Method
 from methods._maths import unit
 from methods.dac import Dac
@@ -149,3 +150,19 @@ def test_it_counts_adapter_and_text():
     problem = episode(counts=(2, 2, 2), dim=16)
     assert DacV(steps=0).fit(problem).trained_parameters() == 16 * 16
     assert Dac(steps=0, text_steps=0).fit(problem).trained_parameters() == 16 * 16 + 3 * 16
+
+
+def test_both_methods_and_every_tau_share_what_they_have_in_common():
+    """Fits that find each other's parts equal, to the last bit, fits that make all of it."""
+    memory = Kept("cpu")
+    problem = episode()
+    shared, alone = [], []
+    for cls in (DacV, Dac):
+        memory.begin(cls.__name__, "none", False)
+        settings = [{"tau": tau} for tau in DacV.fit_grid["tau"]]
+        shared += [method for method, _ in fits(cls, settings, problem, memory)]
+        alone += [cls(**values).fit(problem) for values in settings]
+    made = [key.partition(":")[0].split()[-1] for key in memory._tensors]
+    assert sorted(made) == ["DAC", "DAC-V", "DAC-V"]  # one text, and one adapter for each tau
+    for one, other in zip(shared, alone, strict=True):
+        assert torch.equal(one.logits(queries(problem)), other.logits(queries(problem)))
