@@ -28,11 +28,14 @@ class Clap(ZsLp):
     title = "CLAP"
 
     def prepare(self, images: Tensor, label: Tensor, episode: Episode) -> None:
-        truth = label.expand(len(images), -1)[..., None]  # (V, N, 1)
-        zero_shot = self.scale * images @ _maths.unit(self.start).T  # (V, N, C)
-        right = zero_shot.softmax(-1).gather(-1, truth).squeeze(-1).mean(0)  # (N,)
+        text = self.scale * _maths.unit(self.start)  # (C, D)
+        right = torch.zeros_like(images[0, :, 0])  # (N,)
+        for view in images:  # all V * N * C scores at once would be mapped anew and written three times
+            right += (view @ text.T).softmax(1).gather(1, label[:, None]).squeeze(1) / len(images)
         sums = torch.zeros_like(self.start[:, 0]).index_add(0, label, right)  # (C,)
         self.multiplier = sums / label.bincount(minlength=len(sums))  # (C,)
 
-    def penalty(self, weight: Tensor) -> Tensor:
-        return (self.multiplier * (weight - self.start).square().sum(1)).mean()
+    def penalty(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        left = weight - self.start  # (C, D)
+        slope = 2 * self.multiplier[:, None] / len(left) * left  # (C, D)
+        return (slope * left).sum() / 2, slope

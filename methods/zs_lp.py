@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Self
 
 from torch import Tensor
-from torch.nn import functional
 
 from harness.types import Episode, Method
 from methods import _maths, _training
@@ -46,23 +45,26 @@ class ZsLp(Method):
         self.scale, self.start = episode.text.scale, _maths.raw_text(episode.text)  # (C, D)
         self.prepare(images, label, episode)
         steps = self._steps(len(label), len(images), episode.seed)
+        rows = [row.to(label.device) for _, _, row in steps]  # each (B,)
+        places = [(view * len(label) + row).to(label.device) for _, view, row in steps]  # in all V * N rows
+        every = images.flatten(0, 1)  # (V * N, D)
 
-        def loss(step: int, weight: Tensor) -> Tensor:
-            _, view, row = steps[step]
-            row = row.to(label.device)
-            scores = self.scale * images[view.to(label.device), row] @ _maths.unit(weight).T  # (B, C)
-            return functional.cross_entropy(scores, label[row]) + self.penalty(weight)
+        def slopes(step: int, weight: Tensor) -> tuple[Tensor, list[Tensor]]:
+            image, truth = every.index_select(0, places[step]), label.index_select(0, rows[step])  # (B, D), (B,)
+            loss, slope = _maths.cosine_slope(image, truth, weight, self.scale)
+            penalty, pull = self.penalty(weight)
+            return loss + penalty, [slope.add_(pull)]
 
         rates = _training.dassl_cosine(self.lr, [epoch for epoch, _, _ in steps])
-        (self.weight,) = _training.descend(loss, self.start, rates=rates, optimiser=_training.Sgd(momentum=0.9))
+        (self.weight,) = _training.descend_by(slopes, self.start, rates=rates, optimiser=_training.Sgd(momentum=0.9))
         return self
 
     def prepare(self, images: Tensor, label: Tensor, episode: Episode) -> None:
         """What a penalty needs before training; images (V, N, D)."""
 
-    def penalty(self, weight: Tensor) -> Tensor | float:
-        """What is added to the cross-entropy; weight (C, D)."""
-        return 0.0
+    def penalty(self, weight: Tensor) -> tuple[Tensor | float, Tensor | float]:
+        """What is added to the cross-entropy, and its slope by the weight, (C, D)."""
+        return 0.0, 0.0
 
     def logits(self, image: Tensor) -> Tensor:
         return self.scale * _maths.unit(image) @ _maths.unit(self.weight).T  # (B, C)
