@@ -46,6 +46,15 @@ def _numbers(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers such as 1,2,4") from None
 
 
+def _jobs(text: str) -> int:
+    if text.strip().lower() == "auto":
+        return 0
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of processes nor auto") from None
+
+
 def _path(text: str) -> Path:
     if not text:  # an unset variable of a shell, which would mean this folder
         raise argparse.ArgumentTypeError("is empty")
@@ -128,6 +137,8 @@ def _add_run(commands: Any) -> None:
     run.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:0")
     run.add_argument("--precision", default="auto", help=_PRECISION)
     run.add_argument("--executor", default="local", help="local (default)")
+    run.add_argument("--jobs", type=_jobs, default=1, metavar="N", help="processes that compute cells side by side, "
+                     "each with its share of the cores: a number, or auto (default: %(default)s)")  # fmt: skip
     run.add_argument("--isolate", action="store_true", help="fit and score each cell in a process without test data")
     run.add_argument("--timeout", type=float, metavar="SECONDS", help="with --isolate: end a cell that takes longer")
     run.add_argument("--config", type=Path, metavar="FILE.toml", help="flags of this command from the table [run]")

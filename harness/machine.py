@@ -77,6 +77,11 @@ def cpu_model() -> str | None:
     return None
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def machine(device: str) -> dict[str, Any]:
     """Processor, GPU, driver and threads: where they agree, equal work gives equal numbers."""
     import torch

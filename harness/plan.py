@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import cache, encoder, files, find, folders, isolate, lock, prepare, splits
+from harness import cache, encoder, files, find, folders, isolate, lock, machine, prepare, splits
 from harness.cache import Pack
 from harness.episodes import ImageSource, PackSource, Place, Source
 from harness.errors import HarnessError, Missing, NothingSelected, UsageError, unknown
@@ -46,6 +46,7 @@ class RunSpec:
     force: bool = False
     isolate: bool = False  # every cell in a process of its own; results are the same, and so are their keys
     timeout: float | None = None  # seconds that an isolated cell may take
+    jobs: int = 1  # processes that compute side by side on a CPU; 0: as many as there are cores
 
     @property
     def policies(self) -> list[str]:
@@ -91,6 +92,7 @@ class Plan:
     isolate: bool = False
     timeout: float | None = None
     absent: tuple[HarnessError, ...] = ()  # parts of a suite that are not here
+    jobs: int = 1
 
     def by_source(self) -> Iterator[tuple[Source, list[Cell]]]:
         """Missing cells grouped by data set, so that each is prepared once."""
@@ -109,6 +111,7 @@ def make_plan(spec: RunSpec, store: Store, note: Note = lambda _: None) -> Plan:
         raise NothingSelected("No method selected. Use --methods zero_shot,tip or --methods all.")
     _tell_left_out(spec, methods, note)
     device = encoder.resolve_device(spec.device)
+    jobs = _jobs(spec, device)
     sources, absent = _sources(spec, device, note)
     cells, told = [], set[str]()
     for source, shifted in sources:
@@ -122,7 +125,7 @@ def make_plan(spec: RunSpec, store: Store, note: Note = lambda _: None) -> Plan:
     missing = cells if spec.force else [cell for cell in cells if not _done(cell, store)]
     for cell in missing:
         _refuse_unsupported(cell, spec.isolate)
-    return Plan(cells, missing, device, ",".join(spec.policies), spec.isolate, spec.timeout, absent)
+    return Plan(cells, missing, device, ",".join(spec.policies), spec.isolate, spec.timeout, absent, jobs)
 
 
 def _methods(spec: RunSpec) -> list[MethodSpec]:
@@ -210,6 +213,17 @@ def _check_spec(spec: RunSpec) -> None:
             raise UsageError(f"--seeds {seed!r}: a seed is a whole number from 0 to {2**32 - 1}.")
     if spec.seeds is not None and not spec.seeds:
         raise NothingSelected("No seed selected. Use --seeds 1,2,3.")
+
+
+def _jobs(spec: RunSpec, device: str) -> int:
+    """How many processes compute side by side."""
+    if type(spec.jobs) is not int or spec.jobs < 0:
+        raise UsageError(f"--jobs takes the number of processes, or auto, not {spec.jobs!r}.")
+    if device == "cpu":
+        return spec.jobs or machine.cores()
+    if spec.jobs > 1:
+        raise UsageError(f"--jobs {spec.jobs} is for a CPU: cells of {device} are computed one by one; leave it out.")
+    return 1
 
 
 # -- data sets ---------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from harness import clock, isolate, lock, machine, room
+from harness import clock, isolate, lock, machine, room, workers
 from harness.encoder import out_of_memory
 from harness.episodes import Held, Source
 from harness.errors import HarnessError, Missing
@@ -67,8 +67,9 @@ def run(spec: RunSpec, watch: Watch | None = None) -> Report:
         if plan.missing:
             room.check(plan.missing, plan.device)
             with lock.on_watch():
-                for source, cells in plan.by_source():
-                    _run_source(source, cells, store, report, watch)
+                for cell, results in _as_they_end(spec, store, report, watch):
+                    report.computed.extend(results)
+                    watch.cell(cell, results)
     finally:
         watch.end()
     return report
@@ -80,23 +81,39 @@ def _kept_folders(spec: RunSpec) -> list[Path]:
     return [cache_root() / "features", spec.results / "cells", *(data_root() / name for name in kept)]
 
 
-def _run_source(source: Source, cells: Sequence[Cell], store: Store, report: Report, watch: Watch) -> None:
-    """All cells of one data set. If its features cannot be had, the other data sets still run."""
+def _as_they_end(spec: RunSpec, store: Store, report: Report, watch: Watch) -> Iterator[workers.Done]:
+    """Every missing cell with its stored records, as it ends."""
+    plan, tasks = report.plan, list[workers.Task]()
+    for source, cells in plan.by_source():
+        if (extract_s := _prepared(source, cells, report, watch)) is None:
+            continue
+        if plan.jobs == 1:
+            yield from compute(cells, plan, extract_s, store)
+        else:
+            tasks += workers.tasks_of(cells, extract_s)
+    for task, outcome in workers.side_by_side(tasks, spec, plan.jobs, compute):
+        yield from zip(task.cells, outcome if isinstance(outcome, list) else _lost(task, outcome, store), strict=True)
+
+
+def _prepared(source: Source, cells: Sequence[Cell], report: Report, watch: Watch) -> float | None:
+    """Seconds that features of one data set took. None where they cannot be had: the other data sets still run."""
     for root in {record.source.root for cell in cells for record in cell.records}:
         if root is not None:
             lock.protect(root)
     try:
-        extract_s = _prepare(source, cells, watch)
+        return _prepare(source, cells, watch)
     except HarnessError as error:
         watch.note(f"{source.name}: {error}")
         report.obstacles.append(error)
-        return
+        return None
+
+
+def compute(cells: Sequence[Cell], plan: Plan, extract_s: float, store: Store) -> Iterator[workers.Done]:
+    """Cells of one data set, whose features are here, one after the other: each with its stored records."""
     for cell in cells:
         with _global_state_kept():
-            computed = run_cell(cell, report.plan.device, extract_s, report.plan.isolate, report.plan.timeout)
-        results = [store.write(result) for result in computed]
-        report.computed.extend(results)
-        watch.cell(cell, results)
+            computed = run_cell(cell, plan.device, extract_s, plan.isolate, plan.timeout)
+        yield cell, [store.write(result) for result in computed]
 
 
 @contextmanager
@@ -358,5 +375,15 @@ def _failed(cell: Cell, error: str, device: str, started: str, begun: float) -> 
     ]
 
 
+def _lost(task: workers.Task, reason: str, store: Store) -> list[list[Result]]:
+    """Records of cells whose worker has ended: what it had stored by then, else failures."""
+    begun = time.perf_counter()
+    failed = [_failed(cell, reason, "cpu", task.begun, begun) for cell in task.cells]
+    return [
+        task.stored(cell, store) or list(map(store.write, one)) for cell, one in zip(task.cells, failed, strict=True)
+    ]
+
+
 def _provenance(device: str, started: str, begun: float) -> dict[str, Any]:
-    return {**machine.provenance(device), "started": started, "seconds": time.perf_counter() - begun}
+    spent = {"started": started, "seconds": time.perf_counter() - begun}
+    return {**machine.provenance(device), "jobs": workers.jobs(), **spent}

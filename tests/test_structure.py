@@ -38,6 +38,7 @@ ORDER = (
     "compare",
     "bench",
     "runner",
+    "workers",
     "room",
     "plan",
     "render",

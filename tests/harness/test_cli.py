@@ -277,7 +277,7 @@ def test_several_policies_in_one_run_give_the_records_of_one_run_each(
         (1, method, policy) for method in ("tip", "zero_shot") for policy in ("none", "val-min4", "oracle")
     ]
     assert len(asked) == 12
-    code, out, err = harness_command(*words, "--selection", "oracle,val-min4,none,none", "--results", "together")
+    code, _, err = harness_command(*words, "--selection", "oracle,val-min4,none,none", "--results", "together")
     assert (code, "12 cells: 0 done already" in err, "toy tip 2 shots seed 1 oracle" in err) == (0, True, True)
     for policy in ("none", "val-min4", "oracle"):
         assert harness_command(*words, "--selection", policy, "--results", "apart")[0] == 0
