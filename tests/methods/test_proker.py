@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from harness.contract import example_episode, example_queries
 from harness.types import Features, Method
-from methods import proker
+from methods import _snapshots, proker
 from methods.proker import Proker, search_grid
 
 
@@ -87,6 +87,40 @@ def test_interpolated_solutions_are_exact_to_eight_digits():
     share = lambda value: torch.tensor(value, dtype=torch.float64) / (s + torch.tensor(value, dtype=torch.float64))  # noqa: E731
     at_nodes, truth = share(nodes), share(lam)
     assert (at_nodes @ weights - truth).abs().max() < 2e-8
+
+
+@pytest.mark.parametrize("dataset, solved", [("", 50), ("dtd", 100)])
+def test_combined_solutions_are_those_of_every_point_of_the_search(dataset, solved, monkeypatch):
+    """Scores to what single precision leaves of them, the same counts but for single images, the same choice."""
+    episode = replace(example_episode((30,) * 9, dim=64), dataset=dataset)
+    method, (image, label) = Proker().fit(episode), example_queries(episode, each=20)
+    beta = list(method.logit_grid["beta"])
+    nodes, _ = proker._interpolation(tuple(method.logit_grid["lam"]))
+    plain = _snapshots.ridge
+    calls = []
+    monkeypatch.setattr(_snapshots, "ridge", lambda *given: calls.append(given) or plain(*given))
+    found = list(method._solutions(beta, nodes))
+    assert len(calls) <= solved
+    for i, own in enumerate(beta):
+        kernel = torch.exp(-own * (1 - image.double() @ method.rows.T))
+        truth = torch.stack([method._system(own).solve(lam) for lam in nodes], -1)
+        score, missed = (
+            torch.einsum("bz,zcl->bcl", kernel, part).abs().amax((0, 1)) for part in (truth, found[i] - truth)
+        )
+        assert (missed < 5e-6 * score.clamp(min=1)).all()
+    method.logit_grid = {"beta": beta[::4], "lam": method.logit_grid["lam"]}
+    fast, slow = method.sweep(image, label), Method.sweep(method, image, label)
+    assert (fast - slow).abs().max() <= 1
+    assert fast.flatten().argmax() == slow.flatten().argmax()
+
+
+def test_where_few_points_do_not_span_the_others_all_are_solved(monkeypatch):
+    episode = example_episode((30,) * 9, dim=64)
+    method = Proker().fit(episode)
+    monkeypatch.setattr(_snapshots, "CLOSE", 0.0)
+    (one, other) = method._solutions([0.5, 3.0], [0.01, 1.0])
+    assert torch.equal(one[..., 1], method._system(0.5).solve(1.0))
+    assert torch.equal(other[..., 0], method._system(3.0).solve(0.01))
 
 
 def test_landmarks_stay_near_the_dense_solution_and_are_free_of_the_order(monkeypatch):
