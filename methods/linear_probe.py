@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from harness.errors import HarnessError, UsageError
 from harness.types import Episode, Method
 
-Slope = tuple[Tensor, float]  # gradient, and how far from the end
-Objective = Callable[[Tensor], tuple[float, Callable[[], Slope]]]  # weights -> value, and what finds the slope there
+MEMORY = 10  # steps of which the solver remembers what they did to the gradient
+_Pairs = deque[tuple[Tensor, Tensor, float]]  # step, change of the gradient, one over their product
 
 
 @dataclass
@@ -36,13 +35,15 @@ class LinearProbe(Method):
     1e-6 to 1e6; weaker penalties change predictions no more. L-BFGS of our own, stopped by
     |gradient| <= tol * (|gradient of the loss| + |gradient of the penalty|), which is free of scale: the ratio is
     1 at W = 0, and W is then within 2 tol of the optimum, relatively. scikit-learn's absolute tolerance (1e-4, loss
-    divided by n) leaves 1,000 classes of unit-norm features at W = 0.
+    divided by n) leaves 1,000 classes of unit-norm features at W = 0. Each C_ begins where the ones before it point to,
+    with what they learnt of the curvature; a C_ that is fixed begins at W = 0 and ends within the same tolerance.
     """
 
     c: float = 0.316  # inverse strength of the penalty
     tol: float = 2e-3
     max_iterations: int = 1000
 
+    version = "2"
     title = "Linear probe"
     paper = "Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2103.00020"
     year = 2021
@@ -51,9 +52,23 @@ class LinearProbe(Method):
     fit_grid = {"c": tuple(10 ** (k / 2) for k in range(-8, 5))}
 
     def fit(self, episode: Episode) -> Self:
-        (solution,) = logistic_path(episode, [self.c], self.tol, self.max_iterations)
-        self.weight, self.bias, self.iterations, self.gradient = solution
-        assert self.iterations > 0, "the solver stopped where it started"
+        return next(self._along([self], episode))
+
+    @classmethod
+    def fit_all(cls, settings: Sequence[Mapping[str, Any]], episode: Episode) -> Iterator[Self]:
+        return cls._along([cls(**values) for values in settings], episode)
+
+    @classmethod
+    def _along(cls, methods: Sequence[Self], episode: Episode) -> Iterator[Self]:
+        """Fit them in turn, along one path; `iterations` are all from W = 0 on."""
+        tol, most = min(method.tol for method in methods), max(method.max_iterations for method in methods)
+        path = logistic_path(episode, [method.c for method in methods], tol, most)
+        for method, solution in zip(methods, path, strict=True):
+            yield method._take(*solution)
+
+    def _take(self, weight: Tensor, bias: Tensor, iterations: int, gradient: float) -> Self:
+        assert iterations > 0, "the solver stopped where it started"
+        self.weight, self.bias, self.iterations, self.gradient = weight, bias, iterations, gradient
         return self
 
     def logits(self, image: Tensor) -> Tensor:
@@ -68,10 +83,11 @@ class LinearProbe(Method):
 
 def logistic_path(
     episode: Episode, strengths: Sequence[float], tol: float, max_iterations: int
-) -> list[tuple[Tensor, Tensor, int, float]]:
-    """Solve for every C_, each from where the solutions before point to.
+) -> Iterator[tuple[Tensor, Tensor, int, float]]:
+    """Solve for every C_ in turn, each from where the solutions before point to.
 
-    Gives weight (C, D), bias (C,), iterations and relative gradient of each.
+    Gives weight (C, D), bias (C,), all iterations so far and the relative gradient of each. `max_iterations` are for
+    each. Cost of an iteration: two products of N * C * D.
     """
     if min(strengths) <= 0:
         raise UsageError(f"c={min(strengths)} for a linear probe: the inverse strength of its penalty is above 0.")
@@ -82,57 +98,89 @@ def logistic_path(
     centre = image.mean(0)  # (D,)
     size = (image - centre).square().sum(1).mean().sqrt() / 4
     near = (image - centre) / size  # (N, D)
-    inputs = torch.cat([near, near.new_ones(len(near), 1)], 1)  # (N, D + 1)
-    target = functional.one_hot(label, classes).to(inputs)  # (N, C)
-    theta = turn = image.new_zeros(classes * (image.shape[1] + 1))
-    path: list[tuple[Tensor, Tensor, int, float]] = []
-    for c in strengths:
-        objective = _ridge(inputs, target, c * float(size) ** 2)
+    problem = _Ridge(torch.cat([near, near.new_ones(len(near), 1)], 1), label)
+    pairs: _Pairs = deque(maxlen=MEMORY)
+    last = here = problem.start(classes)
+    taken = 0
+    for number, c in enumerate(strengths):
+        before, problem.decay = problem.decay, 1 / (c * float(size) ** 2 * len(image))
+        pairs = problem.turned(pairs, problem.decay - before)
         # Along even steps of log C_ the weights move nearly straight on: a sixth of the iterations.
-        new, iterations, gradient = _lbfgs(objective, theta + turn, tol, max_iterations)
-        turn = new - theta if path else turn
-        theta = new
-        solution = theta.reshape(classes, -1)  # (C, D + 1)
+        guess = here if number < 2 else problem.moved(here, 2.0, last, -1.0)
+        last = here
+        here, iterations, gradient = _lbfgs(problem, guess, pairs, tol, max_iterations)
+        taken += iterations
+        solution = here.theta  # (C, D + 1)
         weight = solution[:, :-1] / size  # (C, D)
         bias = solution[:, -1] - weight @ centre  # (C,)
-        path.append((weight.to(episode.support.image), bias.to(episode.support.image), iterations, gradient))
-    return path
+        yield weight.to(episode.support.image), bias.to(episode.support.image), taken, gradient
 
 
-def _ridge(inputs: Tensor, target: Tensor, c: float) -> Objective:
-    """Mean cross-entropy plus |W|^2 / (2 c N), as a function of W and b side by side (C, D + 1), flat.
+@dataclass(frozen=True)
+class _Point:
+    """W and b side by side, and the scores that they give, which are linear in them."""
 
-    inputs (N, D + 1) end with a column of ones, target (N, C) is one-hot. The slope costs as much again as the value.
+    theta: Tensor  # (C, D + 1)
+    scores: Tensor  # (N, C)
+
+
+class _Ridge:
+    """Mean cross-entropy plus decay / 2 * |W|^2: inputs (N, D + 1) end with a column of ones, label (N,)."""
+
+    def __init__(self, inputs: Tensor, label: Tensor) -> None:
+        self.inputs, self.label, self.decay = inputs, label[:, None], 0.0
+
+    def start(self, classes: int) -> _Point:
+        n, dim = self.inputs.shape
+        return _Point(self.inputs.new_zeros(classes, dim), self.inputs.new_zeros(n, classes))
+
+    def along(self, direction: Tensor) -> _Point:
+        """A direction (C, D + 1) with what it adds to the scores."""
+        return _Point(direction, self.inputs @ direction.T)
+
+    def moved(self, x: _Point, a: float, y: _Point, b: float) -> _Point:
+        return _Point(a * x.theta + b * y.theta, a * x.scores + b * y.scores)
+
+    def value(self, x: _Point) -> tuple[float, Tensor]:
+        """The objective, and the logarithm of the sum of exponentials of every row's scores, (N, 1)."""
+        total = x.scores.logsumexp(1, keepdim=True)  # (N, 1)
+        loss = (total - x.scores.gather(1, self.label)).mean()
+        return float(loss + self.decay / 2 * x.theta[:, :-1].square().sum()), total
+
+    def slope(self, x: _Point, total: Tensor) -> tuple[Tensor, float]:
+        """The gradient (C, D + 1), and how far from the end."""
+        wrong = (x.scores - total).exp_()  # (N, C)
+        wrong.scatter_add_(1, self.label, wrong.new_full(self.label.shape, -1.0))
+        pull = wrong.T @ self.inputs / len(wrong)  # (C, D + 1)
+        length, penalty = pull.norm(), self.decay * x.theta[:, :-1]  # (), (C, D)
+        pull[:, :-1] += penalty
+        return pull, float(pull.norm() / (length + penalty.norm()))
+
+    def bend(self, x: _Point, total: Tensor, direction: _Point) -> float:
+        """The second derivative along a direction."""
+        p = (x.scores - total).exp_()  # (N, C)
+        mean = (p * direction.scores).sum(1, keepdim=True)  # (N, 1)
+        spread = (p * (direction.scores - mean).square()).sum() / len(p)
+        return float(spread + self.decay * direction.theta[:, :-1].square().sum())
+
+    def turned(self, pairs: _Pairs, more: float) -> _Pairs:
+        """Pairs as they would have been with more decay: a gradient is linear in it."""
+        found: _Pairs = deque(maxlen=MEMORY)
+        for change, turn, _ in pairs:
+            turn = turn.clone()
+            turn[:, :-1] += more * change[:, :-1]
+            _add(found, change, turn)
+        return found
+
+
+def _lbfgs(problem: _Ridge, x: _Point, pairs: _Pairs, tol: float, max_iterations: int) -> tuple[_Point, int, float]:
+    """Minimise the objective from x: the solution, the iterations taken and the final relative gradient.
+
+    Nocedal & Wright, Numerical Optimization, algorithms 7.4 and 7.5, with a backtracking line search. `pairs` are what
+    is known of the curvature, and grow.
     """
-    n, classes = target.shape
-
-    def objective(theta: Tensor) -> tuple[float, Callable[[], Slope]]:
-        theta = theta.reshape(classes, -1)  # (C, D + 1)
-        log_p = (inputs @ theta.T).log_softmax(1)  # (N, C)
-        penalty = theta / (c * n)  # (C, D + 1)
-        penalty[:, -1] = 0
-        value = -(log_p * target).sum() / n + (penalty * theta).sum() / 2
-
-        def slope() -> Slope:
-            pull = (log_p.exp() - target).T @ inputs / n  # (C, D + 1)
-            gradient = pull + penalty
-            return gradient.flatten(), float(gradient.norm() / (pull.norm() + penalty.norm()))
-
-        return float(value), slope
-
-    return objective
-
-
-def _lbfgs(
-    objective: Objective, start: Tensor, tol: float, max_iterations: int, memory: int = 10
-) -> tuple[Tensor, int, float]:
-    """Minimise a smooth convex function: the solution, the iterations taken and the final relative gradient.
-
-    Nocedal & Wright, Numerical Optimization, algorithms 7.4 and 7.5, with a backtracking line search.
-    """
-    x, (value, slope) = start, objective(start)
-    gradient, relative = slope()
-    pairs: deque[tuple[Tensor, Tensor, float]] = deque(maxlen=memory)
+    value, total = problem.value(x)
+    gradient, relative = problem.slope(x, total)
     for iteration in range(max_iterations):
         if not math.isfinite(relative):
             raise HarnessError(
@@ -141,42 +189,43 @@ def _lbfgs(
             )
         if relative <= tol:
             return x, iteration, relative
-        direction = -_inverse_hessian(gradient, pairs)
-        step, value, slope = _backtrack(objective, x, value, gradient, direction, first=not pairs)
-        if step == 0:  # no lower value in reach of the arithmetic: this is the minimum
+        direction = problem.along(-_inverse_hessian(gradient, pairs))
+        descent = _dot(gradient, direction.theta)
+        step = 1.0 if pairs else -descent / max(problem.bend(x, total, direction), 1e-300)
+        for _ in range(40):  # halved until there is enough descent (Armijo)
+            new = problem.moved(x, 1.0, direction, step)
+            new_value, new_total = problem.value(new)
+            if new_value <= value + 1e-4 * step * descent:
+                break
+            step /= 2
+        else:  # no lower value in reach of the arithmetic: this is the minimum
             return x, iteration, relative
-        new, relative = slope()
-        change, turn = step * direction, new - gradient
-        curvature = float(change @ turn)
-        if curvature > 1e-12 * float(turn @ turn):
-            pairs.append((change, turn, 1 / curvature))
-        x, gradient = x + change, new
+        x, value, total, old = new, new_value, new_total, gradient
+        gradient, relative = problem.slope(x, total)
+        _add(pairs, step * direction.theta, gradient - old)
     return x, max_iterations, relative
 
 
-def _inverse_hessian(gradient: Tensor, pairs: deque[tuple[Tensor, Tensor, float]]) -> Tensor:
+def _add(pairs: _Pairs, change: Tensor, turn: Tensor) -> None:
+    """Remember a step and what it did to the gradient, where that bends upwards."""
+    curvature = _dot(change, turn)
+    if curvature > 1e-12 * _dot(turn, turn):
+        pairs.append((change, turn, 1 / curvature))
+
+
+def _dot(a: Tensor, b: Tensor) -> float:
+    return float(a.flatten() @ b.flatten())
+
+
+def _inverse_hessian(gradient: Tensor, pairs: _Pairs) -> Tensor:
     """The two-loop recursion: the inverse Hessian that the last steps suggest, times the gradient."""
     q, weights = gradient.clone(), []
     for change, turn, rho in reversed(pairs):
-        weights.append(rho * float(change @ q))
+        weights.append(rho * _dot(change, q))
         q.add_(turn, alpha=-weights[-1])
     if pairs:
         change, turn, rho = pairs[-1]
-        q.mul_(1 / (rho * float(turn @ turn)))
+        q.mul_(1 / (rho * _dot(turn, turn)))
     for (change, turn, rho), weight in zip(pairs, reversed(weights), strict=True):
-        q.add_(change, alpha=weight - rho * float(turn @ q))
+        q.add_(change, alpha=weight - rho * _dot(turn, q))
     return q
-
-
-def _backtrack(
-    objective: Objective, x: Tensor, value: float, gradient: Tensor, direction: Tensor, first: bool
-) -> tuple[float, float, Callable[[], Slope]]:
-    """The first step of 1, 1/2, 1/4 … with enough descent (Armijo), and the objective there; 0 if none."""
-    descent = float(gradient @ direction)
-    step = 1 / float(gradient.norm()) if first else 1.0
-    for _ in range(40):
-        new, slope = objective(x + step * direction)
-        if new <= value + 1e-4 * step * descent:
-            return step, new, slope
-        step /= 2
-    return 0.0, value, slope

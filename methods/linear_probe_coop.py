@@ -31,6 +31,7 @@ class LinearProbeCoop(LinearProbe):
 
     c: float = 1.0  # inverse strength of the penalty; read by `logits`
 
+    version = "2"
     title = "Linear probe (CoOp form)"
     paper = "Zhou et al., Learning to Prompt for Vision-Language Models, IJCV 2022, 2109.01134"
     year = 2022
@@ -39,9 +40,9 @@ class LinearProbeCoop(LinearProbe):
 
     def fit(self, episode: Episode) -> Self:
         strengths = sorted({self.c, *self.logit_grid.get("c", ())})
-        path = logistic_path(episode, strengths, self.tol, self.max_iterations)
+        path = [*logistic_path(episode, strengths, self.tol, self.max_iterations)]
         self.solutions = {c: (weight, bias) for c, (weight, bias, _, _) in zip(strengths, path, strict=True)}
-        self.iterations = sum(solution[2] for solution in path)
+        self.iterations = path[-1][2]
         self.gradient = max(solution[3] for solution in path)
         return self
 

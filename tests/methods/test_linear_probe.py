@@ -7,8 +7,9 @@ import torch
 
 from harness.contract import example_episode, example_queries
 from harness.errors import HarnessError
+from harness.fits import Kept, fits
 from harness.types import Episode, Features, Text
-from methods.linear_probe import LinearProbe
+from methods.linear_probe import LinearProbe, _add, _dot, _Point, _Ridge
 
 
 def converged(episode: Episode, c: float):
@@ -100,3 +101,65 @@ def test_stronger_penalties_come_first():
     values = LinearProbe.fit_grid["c"]
     assert list(values) == sorted(values) and len(values) == 13
     assert math.isclose(values[0], 1e-4) and math.isclose(values[-1], 100)
+
+
+@pytest.mark.parametrize("counts", [(6,) * 5, (1, 7, 3)])
+def test_along_the_path_as_from_scratch_every_strength_ends_within_its_tolerance(counts):
+    episode = example_episode(counts, dim=24, raw=True)
+    image, _ = example_queries(episode, raw=True)
+    settings = [{"c": c} for c in LinearProbe.fit_grid["c"]]
+    along = [method for method, _ in fits(LinearProbe, settings, episode, Kept("cpu"))]
+    assert [method.c for method in along] == list(LinearProbe.fit_grid["c"])
+    for values, method in zip(settings, along, strict=True):
+        exact, alone = LinearProbe(**values, tol=1e-8).fit(episode), LinearProbe(**values).fit(episode)
+        length = float(exact.weight.norm())
+        assert float((method.weight - exact.weight).norm()) <= 2 * method.tol * length
+        assert float((alone.weight - exact.weight).norm()) <= 2 * method.tol * length
+        assert method.facts()["relative_gradient"] <= method.tol
+        close = float((method.logits(image) - alone.logits(image)).norm() / alone.logits(image).norm())
+        assert close <= 4 * method.tol
+    taken = [method.facts()["iterations"] for method in along]
+    assert taken == sorted(taken) and taken[0] > 0  # all so far
+
+
+def problem(decay: float = 0.3) -> tuple[_Ridge, torch.Tensor]:
+    draws = torch.Generator().manual_seed(0)
+    inputs = torch.cat([torch.randn(9, 4, generator=draws), torch.ones(9, 1)], 1).double()
+    ridge = _Ridge(inputs, torch.arange(9) % 3)
+    ridge.decay = decay
+    return ridge, torch.randn(3, 5, generator=draws).double()
+
+
+def plain(ridge: _Ridge, theta: torch.Tensor) -> torch.Tensor:
+    loss = torch.nn.functional.cross_entropy(ridge.inputs @ theta.T, ridge.label[:, 0])
+    return loss + ridge.decay / 2 * theta[:, :-1].square().sum()
+
+
+def test_value_slope_and_bend_are_those_of_the_penalised_cross_entropy():
+    ridge, theta = problem()
+    direction = torch.randn(3, 5, generator=torch.Generator().manual_seed(1)).double()
+    x = _Point(theta, ridge.inputs @ theta.T)
+    value, total = ridge.value(x)
+    assert value == pytest.approx(float(plain(ridge, theta)))
+    gradient, _ = ridge.slope(x, total)
+    torch.testing.assert_close(gradient, torch.func.grad(lambda t: plain(ridge, t))(theta))
+    hessian = torch.autograd.functional.hessian(lambda t: plain(ridge, t), theta).reshape(15, 15)
+    bend = float(direction.flatten() @ hessian @ direction.flatten())
+    assert ridge.bend(x, total, ridge.along(direction)) == pytest.approx(bend)
+
+
+def test_remembered_steps_are_those_of_the_new_penalty():
+    """What a step does to the gradient under one penalty, turned, is what it does under another."""
+    ridge, theta = problem(0.3)
+    step = 0.1 * torch.randn(3, 5, generator=torch.Generator().manual_seed(2)).double()
+
+    def change() -> torch.Tensor:
+        slope = torch.func.grad(lambda t: plain(ridge, t))
+        return slope(theta + step) - slope(theta)
+
+    pairs = ridge.turned([], 0.0)
+    _add(pairs, step, change())
+    ridge.decay = 0.02
+    ((kept, turn, rho),) = ridge.turned(pairs, 0.02 - 0.3)
+    torch.testing.assert_close(turn, change())
+    assert kept.equal(step) and rho == pytest.approx(1 / _dot(step, change()))
