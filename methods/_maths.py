@@ -63,6 +63,16 @@ def class_sums(x: Tensor, counts: tuple[int, ...]) -> Tensor:
     return x @ one_hot  # (..., C)
 
 
+def class_spread(x: Tensor, counts: tuple[int, ...]) -> Tensor:
+    """Repeat the column of a class for each of its columns in class-major order: (..., C) -> (..., N).
+
+    The slope of `class_sums` by what it sums, from the slope by the sums.
+    """
+    if min(counts) == max(counts):
+        return x[..., None].expand(*x.shape, counts[0]).flatten(-2)  # (..., N)
+    return x.repeat_interleave(torch.tensor(counts, device=x.device), -1)
+
+
 # -- learning --------------------------------------------------------------------------------------------
 
 

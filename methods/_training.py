@@ -216,7 +216,8 @@ def shuffled(n: int, epochs: int, batch: int, seed: int, drop_last: bool = False
 class Batches:
     """Shuffled batches whose epochs see the next stored view of each image, in turn.
 
-    images (V, N, D), label (N,); `batches(step)` gives images (B, D) and labels (B,), on their device.
+    images (V, N, D), label (N,); `batches(step)` gives images (B, D) and labels (B,), on their device; `rows[step]`
+    and `views[step]` tell which ones.
     """
 
     def __init__(
@@ -224,16 +225,17 @@ class Batches:
     ) -> None:
         steps = shuffled(len(label), epochs, batch, seed, drop_last)
         self.epochs = [epoch for epoch, _ in steps]
-        self._rows = [rows.to(label.device) for _, rows in steps]
+        self.views = [epoch % len(images) for epoch in self.epochs]
+        self.rows = [rows.to(label.device) for _, rows in steps]
         self._images, self._label = images, label
 
     def __len__(self) -> int:
         return len(self.epochs)
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
-        view = self._images[self.epochs[step] % len(self._images)]  # (N, D)
+        view = self._images[self.views[step]]  # (N, D)
         # Half the time of view[rows], as whole rows are copied.
-        return view.index_select(0, self._rows[step]), self._label.index_select(0, self._rows[step])
+        return view.index_select(0, self.rows[step]), self._label.index_select(0, self.rows[step])
 
 
 def unit_views(support: Features) -> Tensor:

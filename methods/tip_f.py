@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Self
 
 from torch import Tensor
-from torch.nn import functional
 
 from harness.types import Episode
 from methods import _maths, _training
@@ -41,21 +40,20 @@ class TipF(Tip):
     def fit(self, episode: Episode) -> Self:
         super().fit(episode)
         alpha = reference(episode.dataset)[2] if self.train_alpha is None else self.train_alpha
-        epochs = self._epochs(episode.dataset)
-        rows = _training.shuffled(len(self.keys), epochs, self.batch, episode.seed)
         images = _training.unit_views(self.support)  # (V, N, D)
-        label = self.support.label
+        epochs, text = self._epochs(episode.dataset), self.text.scale * self.text.weight  # (C, D)
+        batches = _training.Batches(images, self.support.label, epochs, self.batch, episode.seed)
 
-        def loss(step: int, keys: Tensor) -> Tensor:
-            epoch, batch = rows[step]
-            batch = batch.to(label.device)
-            image = images[epoch % len(images), batch]  # (B, D)
-            votes = (-self.train_beta * (1 - image @ keys.T)).exp()  # (B, N)
-            score = self.inter(image) + alpha * _maths.class_sums(votes, self.counts)  # (B, C)
-            return functional.cross_entropy(score, label[batch])
+        def slopes(step: int, keys: Tensor) -> tuple[Tensor, list[Tensor]]:
+            image, label = batches(step)  # (B, D), (B,)
+            votes = (image @ keys.T).sub_(1).mul_(self.train_beta).exp_()  # (B, N)
+            score = image @ text.T + alpha * _maths.class_sums(votes, self.counts)  # (B, C)
+            loss, slope = _maths.cross_entropy_slope(score, label)
+            votes *= _maths.class_spread(alpha * self.train_beta * slope, self.counts)  # now the slope by the cosines
+            return loss, [votes.T @ image]
 
-        rates, adamw = _training.cosine(self.lr, len(rows)), _training.Adam(weight_decay=0.01, eps=1e-4)
-        (self.keys,) = _training.descend(loss, self.keys, rates=rates, optimiser=adamw)  # (N, D)
+        rates, adamw = _training.cosine(self.lr, len(batches)), _training.Adam(weight_decay=0.01, eps=1e-4)
+        (self.keys,) = _training.descend_by(slopes, self.keys, rates=rates, optimiser=adamw)  # (N, D)
         return self
 
     def trained_parameters(self) -> int:

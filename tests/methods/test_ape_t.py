@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional
 
 from harness.contract import example_episode, example_queries
+from methods import _maths, _training, ape_t
 from methods.ape_t import ApeT, reference
 from methods.tip import Tip
 
@@ -39,6 +40,37 @@ def test_steps_are_adamws_on_the_cross_entropy_of_the_whole_score():
     torch.testing.assert_close(method.text.weight, text.weight + moved, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(method.keys, support.image + moved[support.label], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(method.weight, weight.detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_votes_that_are_kept_change_nothing(monkeypatch):
+    episode = example_episode((2, 3, 1), views=3, raw=True)
+    kept = ApeT(lr=0.05, epochs=7, batch=4, train_beta=2.0).fit(episode)
+    monkeypatch.setattr(ape_t, "KEPT", 0)
+    anew = ApeT(lr=0.05, epochs=7, batch=4, train_beta=2.0).fit(episode)
+    torch.testing.assert_close(kept.keys, anew.keys)
+    torch.testing.assert_close(kept.weight, anew.weight)
+
+
+@pytest.mark.parametrize("shots", [(3, 3, 3), (1, 4, 2)])
+def test_training_is_that_of_autograd_on_the_same_batches(shots):
+    episode = example_episode(shots, dim=8, views=2)
+    start, label = Tip().fit(episode), episode.support.label
+    method = ApeT(channels=8, lr=0.01, epochs=4, batch=4, train_alpha=2.0, train_beta=3.0).fit(episode)
+    images, steps = _training.unit_views(start.support), _training.shuffled(len(label), 4, 4, episode.seed)
+
+    def loss(step, residual, weight):
+        epoch, batch = steps[step]
+        image = images[epoch % 2, batch]
+        turn = image @ residual.T
+        votes = weight * (-3.0 * (1 - image @ start.keys.T - turn[:, label])).exp()
+        score = start.inter(image) + episode.text.scale * turn + 2.0 * _maths.class_sums(votes, start.counts)
+        return functional.cross_entropy(score, label[batch])
+
+    adamw, rates = _training.Adam(weight_decay=0.1, eps=1e-3), _training.cosine(0.01, len(steps))
+    zeros, ones = torch.zeros(3, 8), torch.ones(len(label))
+    residual, weight = _training.descend(loss, zeros, ones, rates=rates, optimiser=adamw)
+    torch.testing.assert_close(method.keys, start.keys + residual[label], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(method.weight, weight, rtol=1e-4, atol=1e-5)
 
 
 def test_only_the_kept_channels_move_and_the_best_are_kept():

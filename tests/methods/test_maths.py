@@ -104,6 +104,15 @@ def test_a_zero_row_stays_zero():
     assert _maths.unit(torch.zeros(1, 3)).tolist() == [[0, 0, 0]]
 
 
+@pytest.mark.parametrize("counts", [(2, 2, 2), (1, 3, 2)])
+def test_spreading_over_the_columns_of_a_class_is_the_transpose_of_summing_them(counts):
+    x, y = rows(4, 6), rows(4, 3, seed=1)
+    spread = _maths.class_spread(y, counts)
+    assert spread.shape == x.shape
+    assert (x * spread).sum().item() == pytest.approx((_maths.class_sums(x, counts) * y).sum().item())
+    assert [spread[:, n].tolist() for n in (0, 5)] == [y[:, 0].tolist(), y[:, 2].tolist()]
+
+
 # -- gradients that are written out ----------------------------------------------------------------------
 
 

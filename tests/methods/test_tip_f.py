@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from harness.contract import example_episode, example_queries
 from harness.errors import HarnessError
+from methods import _maths, _training
 from methods.tip import Tip
 from methods.tip_f import TipF
 
@@ -29,6 +30,25 @@ def test_one_step_of_the_keys_is_adamw_on_the_cross_entropy_of_the_whole_score()
     functional.cross_entropy(score, support.label).backward()
     optimiser.step()
     torch.testing.assert_close(TipF(epochs=1).fit(episode).keys, keys.detach())
+
+
+@pytest.mark.parametrize("shots", [(3, 3, 3), (1, 4, 2)])
+def test_the_keys_are_those_of_autograd_on_the_same_batches(shots):
+    episode = example_episode(shots, dim=8, views=2)
+    method = TipF(epochs=4, batch=4, train_alpha=2.0, train_beta=3.0).fit(episode)
+    start, counts = Tip().fit(episode), shots
+    images, label = _training.unit_views(start.support), start.support.label
+    steps = _training.shuffled(len(label), 4, 4, episode.seed)
+
+    def loss(step, keys):
+        epoch, batch = steps[step]
+        image = images[epoch % 2, batch]
+        votes = (-3.0 * (1 - image @ keys.T)).exp()
+        return functional.cross_entropy(start.inter(image) + 2.0 * _maths.class_sums(votes, counts), label[batch])
+
+    adamw, rates = _training.Adam(weight_decay=0.01, eps=1e-4), _training.cosine(1e-3, len(steps))
+    (plain,) = _training.descend(loss, start.keys, rates=rates, optimiser=adamw)
+    torch.testing.assert_close(method.keys, plain)
 
 
 def test_training_lowers_the_loss_on_the_support_set():

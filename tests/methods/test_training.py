@@ -182,6 +182,7 @@ def test_batches_take_the_next_view_each_epoch():
     assert len(batches) == len(steps) and batches.epochs == [epoch for epoch, _ in steps]
     for step, (epoch, expected) in enumerate(steps):
         image, truth = batches(step)
+        assert batches.views[step] == epoch % 2 and torch.equal(batches.rows[step], expected)
         assert image.squeeze(1).tolist() == (100 * (epoch % 2) + expected).tolist()
         assert truth.tolist() == (1000 + expected).tolist()
 
