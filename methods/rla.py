@@ -108,6 +108,7 @@ def train_maps(
 ) -> Tensor:
     """`train_map` for R rates and strengths side by side, each as if it were alone: (R, W, D)."""
     strength = start.new_tensor(strengths)[:, None, None]  # (R, 1, 1)
+    scaled = text.scale * text.weight  # (C, D)
     labels = [part.repeat(len(lrs)) for part in torch.split(label, BLOCK)]
 
     def slopes(step: int, weight: Tensor) -> tuple[Tensor, tuple[Tensor]]:
@@ -116,7 +117,7 @@ def train_maps(
         for rows, truth in zip(torch.split(images[step % len(images)], BLOCK), labels, strict=True):
             image = rows.expand(len(lrs), -1, -1)  # (R, B, W)
             mapped = image @ weight if bias is None else torch.baddbmm(bias, image, weight)  # (R, B, D)
-            part, pull = _slopes.of_cosines(mapped.flatten(0, 1), truth, text, 1 / len(label))
+            part, pull = _slopes.of_cosines(mapped.flatten(0, 1), truth, scaled, len(truth) / len(label))
             loss, slope = loss + part, slope.baddbmm_(image.mT, pull.view_as(mapped))
         return loss, (slope,)
 
