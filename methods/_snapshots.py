@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 EQUATIONS, MIXTURES = 96, 4  # rows of the system and mixtures of its columns that a combination is fitted to
-CLOSE = 1e-6  # what may be missing of an equation, times the root of the number of equations
+CLOSE = 2e-7  # what may be missing of an equation, times the root of the number of equations
 ROUND = 4  # points solved between two looks at what is missing
 FIRST = 10  # penalties looked at before all are
 

@@ -53,7 +53,7 @@ class Proker(Method):
     Inputs: views (V, N, D), each a row of its own, as many as keep R within 256; image (N, D) beyond, or where there
     are none. Trains nothing: R * C numbers in closed form. Cost of the fit grows with R^3 / 3: Cholesky, no
     eigendecomposition. Of the 200 to 2,000 points of the search about 25 to 70 are solved, and the others follow as
-    combinations of those (`_snapshots`), to about a millionth of the scores.
+    combinations of those (`_snapshots`), to a millionth, and a hundred-thousandth where images are nearly alike.
     Up to 2,048 images the system is dense; beyond, A lives on landmarks Z (Nystroem; 1,024 or twice the classes) and
     the cost grows with R * Z^2, and every beta and lam is solved: memory R * Z, never R * R.
     Reference settings: the search depends on the data set; without one, what the authors found on ImageNet for the
