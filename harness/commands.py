@@ -16,7 +16,7 @@ from harness.table_commands import print_table
 
 if TYPE_CHECKING:
     from harness.plan import Cell, Plan, RunSpec
-    from harness.results import Loaded
+    from harness.results import Loaded, Store
     from harness.runner import Report
     from harness.watch import Watch
 
@@ -33,7 +33,8 @@ def run(options: Namespace) -> int:
     given = {field.name: getattr(options, field.name) for field in dataclasses.fields(RunSpec)}
     spec = RunSpec(**{name: value for name, value in given.items() if value is not None})
     if options.dry_run:
-        return _dry_run(make_plan(spec, Store(spec.results), note), options.json)
+        store = Store(spec.results)
+        return _dry_run(make_plan(spec, store, note), store, options.json)
     with contextlib.redirect_stdout(sys.stderr):  # what a method prints must not mix with what we print
         report = run_spec(spec, watch(options.json))
     if options.json:
@@ -82,10 +83,13 @@ def _report_json(report: Report, spec: RunSpec) -> dict[str, Any]:
     }
 
 
-def _dry_run(plan: Plan, as_json: bool) -> int:
-    missing = {id(cell) for cell in plan.missing}
+def _dry_run(plan: Plan, store: Store, as_json: bool) -> int:
+    from harness.forecast import Forecast
+
+    missing, forecast = {id(cell) for cell in plan.missing}, Forecast(plan, store)
     if as_json:
-        print_json([{**_cell_json(cell), "done": id(cell) not in missing} for cell in plan.cells])
+        told = ({"done": id(cell) not in missing, "forecast_s": forecast.cell(cell)} for cell in plan.cells)
+        print_json([{**_cell_json(cell), **more} for cell, more in zip(plan.cells, told, strict=True)])
         return Exit.OK
     groups: dict[tuple[Any, ...], list[Cell]] = defaultdict(list)
     for cell in plan.cells:
@@ -96,6 +100,8 @@ def _dry_run(plan: Plan, as_json: bool) -> int:
     ]
     print_grid(["data set", "encoder", "method", "shots", "selection", "seeds", "to compute"], rows)
     print(f"{len(plan.cells)} cells, {len(plan.missing)} to compute on {plan.device}; selection {plan.selection}.")
+    if line := forecast.line():
+        print(f"{line[0].upper()}{line[1:]}.")
     return Exit.OK
 
 

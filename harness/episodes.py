@@ -108,6 +108,7 @@ class Source(Protocol):
     name: str
     origin: str  # the data set that its features come from, whatever it was imported as
     encoder: str
+    classes: int  # how many
     root: Path | None  # the folder of its images
     prompts: str  # name of the prompt set
     split_name: str
@@ -159,7 +160,7 @@ class PackSource:
     def __init__(self, name: str, pack: Pack, device: str) -> None:
         self.name, self.pack, self.device = name, pack, device
         self.origin = pack.info.dataset
-        self.encoder = pack.info.encoder
+        self.encoder, self.classes = pack.info.encoder, len(pack.info.classes)
         fewshot = pack.info.fewshot
         self.fixed: tuple[int, int | None] | None = None if fewshot is None else (fewshot.shots, fewshot.seed)
         hashes = {part: entry.sha256 for part, entry in sorted(pack.info.files.items())}
@@ -273,7 +274,7 @@ class ImageSource:
         self.root: Path | None = place.root
         self._images = place.root
         self.name = self.origin = place.dataset.name
-        self.encoder = card.name
+        self.encoder, self.classes = card.name, len(place.split.classes)
         self.split_name, self.prompts = place.split_name, prompt_set
         self.columns, self.notes = place.dataset.columns, place.notes
         self.fingerprint = card.fingerprint

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from harness import clock, isolate, lock, machine, room, workers
+from harness import clock, forecast, isolate, lock, machine, room, workers
 from harness.encoder import out_of_memory
 from harness.episodes import Held, Source
 from harness.errors import HarnessError, Missing
@@ -66,10 +66,13 @@ def run(spec: RunSpec, watch: Watch | None = None) -> Report:
     try:
         if plan.missing:
             room.check(plan.missing, plan.device)
+            predicted, begun = forecast.Forecast(plan, store), time.perf_counter()
             with lock.on_watch():
-                for cell, results in _as_they_end(spec, store, report, watch):
+                for cell, results in _as_they_end(spec, store, report, watch, predicted):
                     report.computed.extend(results)
                     watch.cell(cell, results)
+            if line := predicted.against(report.computed, time.perf_counter() - begun):
+                watch.note(line)
     finally:
         watch.end()
     return report
@@ -81,7 +84,9 @@ def _kept_folders(spec: RunSpec) -> list[Path]:
     return [cache_root() / "features", spec.results / "cells", *(data_root() / name for name in kept)]
 
 
-def _as_they_end(spec: RunSpec, store: Store, report: Report, watch: Watch) -> Iterator[workers.Done]:
+def _as_they_end(
+    spec: RunSpec, store: Store, report: Report, watch: Watch, predicted: forecast.Forecast
+) -> Iterator[workers.Done]:
     """Every missing cell with its stored records, as it ends."""
     plan, tasks = report.plan, list[workers.Task]()
     for source, cells in plan.by_source():
@@ -91,6 +96,7 @@ def _as_they_end(spec: RunSpec, store: Store, report: Report, watch: Watch) -> I
             yield from compute(cells, plan, extract_s, store)
         else:
             tasks += workers.tasks_of(cells, extract_s)
+    tasks.sort(key=lambda task: -predicted.cells(task.cells))  # long ones first, so that all workers end together
     for task, outcome in workers.side_by_side(tasks, spec, plan.jobs, compute):
         yield from zip(task.cells, outcome if isinstance(outcome, list) else _lost(task, outcome, store), strict=True)
 
