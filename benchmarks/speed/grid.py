@@ -7,7 +7,6 @@ was stopped goes on where it was; the store is kept in the working folder.
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import time
 from collections import defaultdict
@@ -28,7 +27,7 @@ Times = dict[str, dict[tuple[str, int], list[float]]]  # method -> (data set, sh
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Make the packs, run the plan, print what it took and what the whole would take."""
+    """Make the packs, run the plan, print what it took beside its forecast, and what the whole would take."""
     asked = _options(words)
     os.environ["HARNESS_DATA"] = str(asked.folder / "data")
     os.environ["HARNESS_CACHE"] = str(asked.folder / "cache")
@@ -47,6 +46,7 @@ def main(words: Sequence[str] | None = None) -> None:
         seeds=asked.seeds,
         results=asked.folder / "results",
         device=asked.device,
+        jobs=asked.jobs,
     )
     run(spec, Plain())
     print(f"wall time of this call: {time.perf_counter() - started:.0f} s, harness {harness.__version__}")
@@ -62,6 +62,7 @@ def _options(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--shots", type=numbers, default=list(SHOTS))
     parser.add_argument("--seeds", type=numbers, default=list(SEEDS))
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--jobs", type=int, default=1, help="processes side by side; 0: as many as there are cores")
     return parser.parse_args(words)
 
 
@@ -146,22 +147,14 @@ def report(times: Times) -> None:
 
 
 def estimate(cells: dict[tuple[str, int], list[float]]) -> float:
-    """Seconds of the whole grid: what was measured, and where it was not seconds = a * C^p * S^q, fitted to it.
+    """Seconds of the whole grid: what was measured, and where it was not `harness.forecast`'s law, fitted to it.
 
-    A method by itself; one thread as measured. p and q are at least 0, as more classes and shots save no time.
+    A method by itself; threads as measured.
     """
-    rows = [(1.0, math.log(_classes(name)), math.log(shots)) for name, shots in cells]
-    means = [sum(took) / len(took) for took in cells.values()]
-    truth = torch.tensor(means, dtype=torch.float64).clamp(min=1e-6).log()[:, None]
-    known = torch.tensor(rows, dtype=torch.float64)
-    a, p, q = torch.linalg.lstsq(known, truth, driver="gelsd").solution.flatten().tolist()
-    total = 0.0
-    for name in TEN:
-        for shots in SHOTS:
-            took = cells.get((name, shots))
-            guess = math.exp(a + max(0.0, p) * math.log(_classes(name)) + max(0.0, q) * math.log(shots))
-            total += len(SEEDS) * (sum(took) / len(took) if took else guess)
-    return total
+    from harness.forecast import Law
+
+    law = Law({(name, _classes(name), shots): took for (name, shots), took in cells.items()})
+    return len(SEEDS) * sum(law.seconds(name, _classes(name), shots) for name in TEN for shots in SHOTS)
 
 
 if __name__ == "__main__":

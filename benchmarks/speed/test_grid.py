@@ -34,3 +34,5 @@ def test_a_part_of_the_grid_runs_and_a_second_call_computes_nothing(
     assert "4 cells: 0 done already" in first.err and "tip_imo" in first.out and "failed" not in first.out
     grid.main(words)
     assert "4 cells: 4 done already" in capsys.readouterr().err
+    grid.main([*words, "--seeds", "1,2"])
+    assert "; the forecast was" in capsys.readouterr().err
