@@ -49,16 +49,17 @@ class ImoLite(Tip):
     def fit(self, episode: Episode) -> Self:
         super().fit(episode)
         views, generator = _training.unit_views(self.support), torch.Generator().manual_seed(episode.seed)
-        number, label = torch.arange(views.shape[1]), self.support.label  # views (V, N, D)
+        number, label = torch.arange(views.shape[1]), self.support.label  # (N,), (N,)
+        rows = views.flatten(0, 1)  # (V * N, D)
         means = _maths.class_sums(self.keys.T, self.counts).T  # (C, D)
 
-        def loss(step: int, head: Tensor, *weights: Tensor) -> Tensor:
+        def slopes(step: int, head: Tensor, *weights: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
             drawn = torch.randint(len(views), number.shape, generator=generator)  # (N,)
-            x = views[drawn.to(views.device), number.to(views.device)]  # (N, D)
-            return functional.cross_entropy(episode.text.scale * _adapted(x, weights, self.residual) @ head.T, label)
+            x = rows.index_select(0, (drawn * len(number) + number).to(rows.device))  # (N, D)
+            return _slopes(x, label, episode.text.scale, self.residual, head, *weights)
 
         start, rates = (_maths.unit(means), *_start(means, generator)), _training.cosine(self.lr, self.steps)
-        trained = _training.descend(loss, *start, rates=rates, optimiser=_training.Adam(weight_decay=0.01))
+        trained = _training.descend_by(slopes, *start, rates=rates, optimiser=_training.Adam(weight_decay=0.01))
         self.count, self.weights = sum(tensor.numel() for tensor in trained), trained[1:]
         self.keys = self.adapt(self.keys)  # (N, D)
         return self
@@ -86,3 +87,22 @@ def _adapted(x: Tensor, weights: Sequence[Tensor], residual: float) -> Tensor:
     down, low, up, high = weights
     hidden = functional.linear(x, down, low).relu()  # (..., 64)
     return _maths.unit(x + residual * functional.linear(hidden, up, high))
+
+
+def _slopes(
+    x: Tensor, label: Tensor, scale: float, residual: float, head: Tensor, *weights: Tensor
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Cross-entropy of scale * r(x) H^T, (), and its slope by H and each weight: x (N, D), label (N,), head (C, D)."""
+    down, low, up, high = weights
+    hidden = functional.linear(x, down, low).relu_()  # (N, 64)
+    mixed = functional.linear(hidden, residual * up, residual * high).add_(x)  # (N, D)
+    inverse = torch.linalg.vector_norm(mixed, dim=1, keepdim=True).clamp_(min=1e-12).reciprocal_()  # (N, 1)
+    scores = (mixed @ head.T).mul_(scale * inverse)  # (N, C)
+    loss, slope = _maths.cross_entropy_slope(scores, label)  # (), (N, C)
+    along = torch.linalg.vecdot(slope, scores)[:, None].mul_(inverse.square())  # (N, 1)
+    slope.mul_(scale * inverse)
+    by_head = slope.T @ mixed  # (C, D)
+    by_mixed = mixed.mul_(along.neg_()).addmm_(slope, head)  # (N, D) what lies along the row is taken away
+    by_hidden = (by_mixed @ (residual * up)).mul_(hidden > 0)  # (N, 64)
+    by_up = (by_mixed.T @ hidden).mul_(residual)  # (D, 64)
+    return loss, (by_head, by_hidden.T @ x, by_hidden.sum(0), by_up, by_mixed.sum(0).mul_(residual))

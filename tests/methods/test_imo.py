@@ -148,3 +148,26 @@ def test_zero_shot_keeps_original_features() -> None:
     episode = in_space(problem(), 0)
     image = queries(problem())[0].chunk(2, -1)[0]
     assert torch.equal(ImoLite(alpha=0.0).fit(episode).logits(image), _maths.zero_shot(image, episode.text))
+
+
+@pytest.mark.parametrize("residual", [0.5, 1.7])
+def test_the_written_out_slope_is_that_of_autograd(residual: float) -> None:
+    draws = torch.Generator().manual_seed(1)
+
+    def some(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=draws, dtype=torch.float64)
+
+    x, label = _maths.unit(some(12, 8)), torch.arange(12) % 3
+    weights = [some(3, 8), some(64, 8), some(64), 0.1 * some(8, 64), some(8)]
+    before = x.clone()
+    loss, slopes = imo_lite._slopes(x, label, 5.0, residual, *weights)
+
+    def plain(head: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+        return functional.cross_entropy(5.0 * imo_lite._adapted(x, rest, residual) @ head.T, label)
+
+    expected = torch.func.grad(plain, tuple(range(5)))(*weights)
+    assert float(loss) == pytest.approx(float(plain(*weights)))
+    for slope, truth, weight in zip(slopes, expected, weights, strict=True):
+        assert slope.shape == weight.shape
+        torch.testing.assert_close(slope, truth)
+    assert x.equal(before)
