@@ -31,7 +31,7 @@ def test_a_run_among_others_is_that_run_by_torchs_own_optimiser(lr, weight_decay
         truth = torch.cat([part[at[step]] for part, at in zip(label, order, strict=True)])
         functional.cross_entropy(episode.text.scale * sample @ head.T, truth).backward()
         optimiser.step()
-    method = CrossModal(iterations=60).fit(episode)
+    method = CrossModal(iterations=60, weight_decay=weight_decay).fit(episode)
     trained = method.heads[batch, 1.0][method.runs.index((lr, weight_decay))]
     torch.testing.assert_close(trained, head.detach(), rtol=1e-4, atol=1e-5)
 
@@ -71,7 +71,7 @@ def test_it_counts_one_head():
 
 
 def test_iterations_grow_with_the_images_up_to_the_references():
-    assert [CrossModal()._iterations(n) for n in (20, 640, 32_000)] == [800, 1600, 12_800]
+    assert [CrossModal()._iterations(n) for n in (20, 1280, 32_000)] == [800, 1600, 12_800]
     assert CrossModal(iterations=5)._iterations(640) == 5
 
 
