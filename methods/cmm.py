@@ -7,7 +7,6 @@ from typing import Self
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from harness.types import Episode, Method
 from methods import _maths, _training
@@ -51,12 +50,20 @@ class Cmm(Method):
         self.text, label = episode.text, episode.support.label
         images = _training.unit_views(episode.support)  # (V, N, D)
 
-        def loss(step: int, residual: Tensor) -> Tensor:
-            cosine = self._mapped(images[step % len(images)], residual) @ self.text.weight.T  # (N, C)
-            return functional.cross_entropy(self.text.scale * cosine, label) + triplet(cosine, label, self.margin)
+        def slopes(step: int, residual: Tensor) -> tuple[Tensor, list[Tensor]]:
+            image = images[step % len(images)]  # (N, D)
+            mapped = torch.addmm(image, image, residual.T)  # (N, D)
+            length = mapped.norm(dim=1)  # (N,)
+            cosine = (self.text.weight @ mapped.T).div_(length)  # (C, N)
+            loss, slope = _maths.cross_entropy_slope(self.text.scale * cosine, label, dim=0)  # (), (C, N)
+            triplet, pull = triplet_slope(cosine, label, self.margin)  # (), (C, N)
+            slope = slope.mul_(self.text.scale).add_(pull).div_(length)  # (C, N) by the products with the texts
+            along = (slope * cosine).sum(0).div_(length)[:, None]  # (N, 1)
+            by_mapped = (slope.T @ self.text.weight).addcmul_(mapped, along, value=-1)  # (N, D)
+            return loss + triplet, [by_mapped.T @ image]
 
         start, rates = images.new_zeros(images.shape[-1], images.shape[-1]), _training.cosine(self.lr, self.steps)
-        (self.residual,) = _training.descend(loss, start, rates=rates, optimiser=_training.Adam())
+        (self.residual,) = _training.descend_by(slopes, start, rates=rates, optimiser=_training.Adam())
         return self
 
     @staticmethod
@@ -73,8 +80,13 @@ class Cmm(Method):
         return self.residual.numel()
 
 
-def triplet(cosine: Tensor, label: Tensor, margin: float) -> Tensor:
-    """The mean over rows of max(0, margin + best wrong class - true class); cosine (N, C), label (N,)."""
-    own = label[:, None]  # (N, 1)
-    wrong = cosine.scatter(1, own, -torch.inf).amax(1)  # (N,)
-    return (margin + wrong - cosine.gather(1, own).squeeze(1)).clamp(min=0).mean()
+def triplet_slope(cosine: Tensor, label: Tensor, margin: float) -> tuple[Tensor, Tensor]:
+    """The mean over rows of max(0, margin + best wrong class - true class), and its slope by the cosines.
+
+    cosine (C, N), label (N,) -> (), (C, N).
+    """
+    own = label[None]  # (1, N)
+    wrong, at = cosine.scatter(0, own, -torch.inf).max(0, keepdim=True)  # (1, N)
+    gap = (margin + wrong - cosine.gather(0, own)).clamp_(min=0)  # (1, N)
+    share = (gap > 0).to(cosine) / len(label)  # (1, N)
+    return gap.mean(), torch.zeros_like(cosine).scatter_(0, at, share).scatter_(0, own, -share)

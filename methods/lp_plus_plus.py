@@ -43,27 +43,31 @@ class LpPlusPlus(Method):
     def fit(self, episode: Episode) -> Self:
         support, self.text = episode.support, episode.text.weight  # (C, D)
         image = _training.unit_views(support)[0]  # (N, D)
-        one_hot = functional.one_hot(support.label, len(self.text)).to(image)  # (N, C)
-        cosine = image @ self.text.T  # (N, C)
+        one_hot = functional.one_hot(support.label, len(self.text)).to(image).T.contiguous()  # (C, N)
+        cosine = self.text @ image.T  # (C, N)
         alpha, rate, alpha_rate = _scales(image, cosine, one_hot)
-        slopes = torch.zeros_like(alpha)  # (C,)
+        blend, summed = alpha[:, None] * cosine, torch.zeros_like(alpha)  # (C, N), (C,)
         wanted = {self.epochs, *self.logit_grid.get("epochs", ())}
         self.at_epoch: dict[int, tuple[Tensor, ...]] = {}
 
-        def loss(step: int, weight: Tensor, bias: Tensor) -> Tensor:
-            nonlocal alpha, slopes
+        def slopes(step: int, weight: Tensor, bias: Tensor) -> tuple[Tensor, list[Tensor]]:
+            nonlocal alpha, blend, summed
             if step in wanted:
-                self.at_epoch[step] = (weight.detach().clone(), bias.detach().clone(), alpha)
-            scores = image @ weight.T + bias + alpha * cosine  # (N, C)
-            slope = ((scores.detach().softmax(1) - one_hot) * cosine).mean(0)  # (C,)
-            slopes = slopes + slope if self.accumulate else slope
-            if (step + 1) % 10 == 0:  # the scores above are of the old one
-                alpha = alpha - alpha_rate * slopes
-            return functional.cross_entropy(scores, support.label)
+                self.at_epoch[step] = (weight.clone(), bias.clone(), alpha)
+            scores = torch.addmm(blend, weight, image.T).add_(bias[:, None])  # (C, N)
+            loss, slope = _maths.cross_entropy_slope(scores, support.label, dim=0)  # (), (C, N)
+            turn = (step + 1) % 10 == 0
+            if turn or self.accumulate:
+                mine = (slope * cosine).sum(1)  # (C,) the slope by alpha
+                summed = summed + mine if self.accumulate else mine
+            if turn:  # the scores above are of the old one
+                alpha = alpha - alpha_rate * summed
+                blend = alpha[:, None] * cosine
+            return loss, [slope @ image, slope.sum(1)]
 
-        start = one_hot.T @ image, image.new_zeros(len(self.text))
+        start = one_hot @ image, image.new_zeros(len(self.text))
         rates, sgd = [rate] * max(wanted), _training.Sgd(momentum=0.9)
-        weight, bias = _training.descend(loss, *start, rates=rates, optimiser=sgd)
+        weight, bias = _training.descend_by(slopes, *start, rates=rates, optimiser=sgd)
         self.at_epoch[max(wanted)] = (weight, bias, alpha)
         return self
 
@@ -77,9 +81,9 @@ class LpPlusPlus(Method):
 
 
 def _scales(image: Tensor, cosine: Tensor, one_hot: Tensor) -> tuple[Tensor, float, float]:
-    """The initial alpha (C,) and the two step sizes, for w and for alpha."""
-    n = len(image)
-    within = (cosine * one_hot).sum(0) / one_hot.sum(0)  # (C,)
-    largest = torch.linalg.matrix_norm(image, 2).square()  # the largest eigenvalue of F^T F
-    steepest = cosine.square().sum(0).max()
+    """The initial alpha (C,) and the two step sizes, for w and for alpha: image (N, D), cosine and one_hot (C, N)."""
+    n, within = len(image), (cosine * one_hot).sum(1) / one_hot.sum(1)  # (C,)
+    narrow = image.T if image.shape[0] > image.shape[1] else image  # its products with itself are the fewer
+    largest = torch.linalg.eigvalsh(narrow @ narrow.T)[-1]  # of F^T F as of F F^T
+    steepest = cosine.square().sum(1).max()
     return within.mean().mul(250).expand(len(within)).clone(), float(4 * n / largest), float(n / (4 * steepest))

@@ -13,7 +13,7 @@ from methods.lp_plus_plus import LpPlusPlus, _scales
 def scales(episode):
     support = episode.support
     one_hot = functional.one_hot(support.label, len(episode.text.weight)).to(support.image)
-    return _scales(support.image, support.image @ episode.text.weight.T, one_hot)
+    return _scales(support.image, episode.text.weight @ support.image.T, one_hot.T)
 
 
 def loss_after(method: LpPlusPlus, episode, epochs: int) -> float:
@@ -78,6 +78,13 @@ def test_the_course_is_that_of_autograd(golden, accumulate):
     got = fitted(episode, [30], accumulate=accumulate).at_epoch[30]
     for one, other in zip(got, (weight, bias, alpha), strict=True):
         torch.testing.assert_close(one, other.detach(), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("shots", [(1, 2, 1), (9, 9, 9)])
+def test_the_step_of_the_weights_is_set_by_the_largest_singular_value(shots):
+    episode = example_episode(shots, dim=16)  # fewer rows than channels, and more
+    largest = torch.linalg.matrix_norm(episode.support.image.double(), 2).square().item()
+    assert scales(episode)[1] == pytest.approx(4 * sum(shots) / largest, rel=1e-5)
 
 
 def test_weights_start_from_class_sums_whatever_the_number_of_shots():
