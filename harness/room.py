@@ -33,7 +33,7 @@ class Need:
 
 def check(cells: Iterable[Cell], device: str) -> None:
     """Raise Missing for the first cell that cannot fit. Cost: one look per data set, shots and views."""
-    have = free_bytes(device)
+    have, addresses = free_bytes(device), process_free()
     if have is None:
         return
     looked = set[tuple[int, int, int, bool, str]]()
@@ -45,20 +45,23 @@ def check(cells: Iterable[Cell], device: str) -> None:
         looked.add(kind)
         if (need := needs(cell, device)).bytes > have:
             raise Missing(_refusal(cell, need, have))
+        if device == "cpu" and addresses is not None and (need := needs(cell, device, mapped=True)).bytes > addresses:
+            raise Missing(_refusal(cell, need, addresses))
 
 
-def needs(cell: Cell, device: str) -> Need:
+def needs(cell: Cell, device: str, mapped: bool = False) -> Need:
     """The least that a cell holds while its largest held-out part is scored.
 
     Files are mapped into memory, which the system takes back when it must: on a CPU only what is brought to unit norm
-    counts. On a GPU both stand there, what was read and what was made of it.
+    counts, and the files as well (`mapped`) where addresses are what is short. On a GPU both stand there, what was read
+    and what was made of it.
     """
     cls, source = cell.method.cls, cell.source
     halves = 2 if cls.second_space else 1
     dim, classes = _shape(source, device)
     support = classes * cell.shots * dim * FLOAT * (1 + cls.views) * halves
     held = max(_held_bytes(record.source, device) for record in cell.records) * halves
-    copies = int(device.startswith("cuda")) + int(not cls.raw)
+    copies = int(device.startswith("cuda")) + int(not cls.raw) + int(mapped)
     return Need(device, {"support images and views": support, "held-out images": copies * held})
 
 
@@ -105,8 +108,8 @@ def free_bytes(device: str) -> int | None:
         import torch
 
         return int(torch.cuda.mem_get_info(device)[0])
-    told = [value for value in (_system_free(), _group_free(Path("/sys/fs/cgroup"))) if value is not None]
-    return min(told, default=None)
+    found = (_system_free(), _group_free(Path("/sys/fs/cgroup")), process_free())
+    return min((value for value in found if value is not None), default=None)
 
 
 def _system_free() -> int | None:
@@ -115,6 +118,22 @@ def _system_free() -> int | None:
         lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
         told = {words[0]: int(words[1]) * 1024 for words in lines}
         return told["MemAvailable:"] + told.get("SwapFree:", 0)
+    return None
+
+
+def process_free() -> int | None:
+    """What a limit on this process's address space leaves (`ulimit -v`, job schedulers); None without one."""
+    with contextlib.suppress(ImportError, OSError, ValueError, StopIteration):
+        import resource  # no such module on Windows
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if limit == resource.RLIM_INFINITY:
+            return None
+        import torch  # noqa: F401 - its libraries take gigabytes of addresses: count them
+
+        lines = Path("/proc/self/status").read_text().splitlines()
+        used = int(next(line for line in lines if line.startswith("VmSize:")).split()[1]) * 1024
+        return max(0, limit - used)
     return None
 
 

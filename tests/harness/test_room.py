@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -114,3 +117,79 @@ def test_one_row_that_does_not_fit_ends_the_cell() -> None:
     method.room = 0
     with pytest.raises(Missing, match="one row"):
         predict(method, torch.randn(4, 3), 3)
+
+
+# -- under a real limit ------------------------------------------------------------------------------
+
+LIMITED = """
+import logging, resource, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from harness import encoder, extract, room
+from harness.runner import predict
+from harness.types import Method
+from PIL import Image
+
+def leave(megabytes):
+    status = Path("/proc/self/status").read_text()
+    used = int(status.partition("VmSize:")[2].split()[0]) * 1024
+    resource.setrlimit(resource.RLIMIT_AS, (used + megabytes * 10**6, resource.getrlimit(resource.RLIMIT_AS)[1]))
+
+class Wide(Method):
+    def fit(self, episode): ...
+    def logits(self, image):
+        return image @ weight
+
+draws = torch.Generator().manual_seed(0)
+image, weight = torch.randn(8192, 4, generator=draws), torch.randn(4, 30_000, generator=draws)
+wanted = torch.cat([(part @ weight).argmax(1) for part in image.split(256)])
+paths = []
+for number in range(24):
+    paths.append(Path(sys.argv[1]) / f"{number}.png")
+    pixels = torch.randint(256, (80, 80, 3), generator=draws, dtype=torch.uint8).numpy()
+    Image.fromarray(pixels).save(paths[-1])
+keys = [path.name for path in paths]
+model = encoder.load("demo", "cpu")
+model.batch = 512
+views = 20
+whole = extract.image_features(model, paths, keys, views)
+logging.basicConfig(stream=sys.stdout, format="%(message)s")
+
+leave(400)  # all logits take 980 MB
+assert room.free_bytes("cpu") <= 400 * 10**6
+assert torch.equal(predict(Wide(), image, 30_000), wanted)
+leave(24)  # 504 crops at a time take more
+shrunk = extract.image_features(model, paths, keys, views)
+assert model.batch < 512
+for one, other in zip(whole, shrunk):
+    assert torch.cosine_similarity(one, other, dim=-1).min() > 0.99999
+print("done")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs a limit on the address space")
+def test_prediction_and_extraction_go_on_with_less_and_say_so_when_memory_runs_out(home: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-c", LIMITED, str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0 and done.stdout.endswith("done\n"), done.stdout + done.stderr
+    assert "scoring goes on with blocks of" in done.stdout and "going on with batches of" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs a limit on the address space")
+@pytest.mark.parametrize("command", ["run", "bench"])
+def test_a_process_with_a_limit_refuses_what_cannot_fit_with_the_bytes(
+    make_pack: MakePack, home: Path, command: str
+) -> None:
+    make_pack(classes=50, dim=4096, test_each=200)  # 164 MB of test features
+    code = "import torch; print(open('/proc/self/status').read().partition('VmSize:')[2].split()[0])"
+    empty = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    words = [command, "--datasets", "toy", "--shots", "2", "--methods", "ncm"]
+    code = f"import sys; from harness.cli import main; sys.exit(main({words}))"
+    words = ["bash", "-c", f'ulimit -v {int(empty.stdout) + 130_000} && exec "$0" "$@"', sys.executable, "-c", code]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 8, done.stdout + done.stderr
+    needed = re.search(r"cannot fit: it needs at least ([\d,]+) bytes", done.stderr)
+    assert needed and int(needed[1].replace(",", "")) > 50 * 200 * 4096 * 4
