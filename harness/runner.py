@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from harness.encoder import out_of_memory
 from harness.episodes import Held, Source
 from harness.errors import HarnessError, Missing
 from harness.files import cache_root, data_root
+from harness.fits import Kept
 from harness.plan import Cell, Plan, Record, RunSpec, make_plan
 from harness.results import Store, check_record, score
 from harness.tune import PIXEL_ROWS, Choice, logits_of, tune
@@ -116,10 +118,30 @@ def _prepared(source: Source, cells: Sequence[Cell], report: Report, watch: Watc
 
 def compute(cells: Sequence[Cell], plan: Plan, extract_s: float, store: Store) -> Iterator[workers.Done]:
     """Cells of one data set, whose features are here, one after the other: each with its stored records."""
-    for cell in cells:
+    for cell, kept in _handing_on(cells, plan.device):
         with _global_state_kept():
-            computed = run_cell(cell, plan.device, extract_s, plan.isolate, plan.timeout)
+            computed = run_cell(cell, plan.device, extract_s, plan.isolate, plan.timeout, kept)
         yield cell, [store.write(result) for result in computed]
+
+
+def _handing_on(cells: Sequence[Cell], device: str) -> Iterator[tuple[Cell, Kept]]:
+    """Each cell with what it hands on to those after it: the cells of one draw share what they can."""
+    kept = Kept(device)
+    for cell, before, after in zip(cells, [None, *cells[:-1]], [*cells[1:], None], strict=True):
+        if before is not None and _draw(before) != _draw(cell):
+            kept = Kept(device)
+        waiting = after is not None and (_draw(after), _owner(after)) == (_draw(cell), _owner(cell))
+        kept.begin(_owner(cell), cell.selection, waiting)
+        yield cell, kept
+
+
+def _draw(cell: Cell) -> tuple[int, int]:
+    return cell.shots, cell.seed
+
+
+def _owner(cell: Cell) -> str:
+    """A method with what is fixed of it: its fits are the same under every policy."""
+    return f"{cell.method.name} {sorted(cell.method.overrides.items())}"
 
 
 @contextmanager
@@ -153,9 +175,17 @@ def _prepare(source: Source, cells: Sequence[Cell], watch: Watch) -> float:
 
 
 def run_cell(
-    cell: Cell, device: str, extract_s: float, isolated: bool = False, timeout: float | None = None
+    cell: Cell,
+    device: str,
+    extract_s: float,
+    isolated: bool = False,
+    timeout: float | None = None,
+    kept: Kept | None = None,
 ) -> list[Result]:
-    """Fit, tune and score one cell: one record for its own test set and one for each shifted set."""
+    """Fit, tune and score one cell: one record for its own test set and one for each shifted set.
+
+    Its times are as if it had made all that it found in `kept`; an isolated cell shares nothing.
+    """
     started, begun = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
     clock.reset_peak_memory(device)
     cls, source = cell.method.cls, cell.source
@@ -167,10 +197,12 @@ def run_cell(
             held = [record.source.held(cell.shots, cell.seed, cls) for record in cell.records]
             meter, queue = clock.Meter(device), clock.queued(device)
             labelled = _labelled(held[0], cell.selection)
-            choose = child.tune if child else tune
+            choose = child.tune if child else partial(tune, kept=kept)
             choice = choose(cls, cell.method.overrides, episode, cell.selection, labelled, device)
-            costs = [None if child else meter.seconds(), *[0.0] * (len(held) - 1)]  # the first is that of the fit
-            queues = [None if child else seconds for seconds in (_since(queue, device), *costs[1:])]
+            cost, waited, spared = meter.seconds(), _since(queue, device), choice.spared
+            costs = [None if child else cost + spared.cost, *[0.0] * (len(held) - 1)]  # the first is that of the fit
+            first = None if child or waited is None else waited + spared.queued
+            queues = [first, *[None if child else 0.0] * (len(held) - 1)]
             common = _common(cell, choice, episode.support.views)
             sets = [(record.source.columns, here) for record, here in zip(cell.records, held, strict=True)]
             classes = len(episode.text.classes)
@@ -180,7 +212,8 @@ def run_cell(
                     count(made.prediction, here.test_label(), len(columns) or classes)
                     for made, (columns, here) in zip(predicted, sets, strict=True)
                 ]
-        common["peak_memory_bytes"] = child.peak_memory_bytes if child else clock.peak_memory_bytes(device)
+        peak = child.peak_memory_bytes if child else clock.peak_memory_bytes(device)
+        common["peak_memory_bytes"] = peak and max(peak, choice.spared.peak)
         pace = (before + clock.pace(device)) / 2
         common["provenance"] = _provenance(device, started, begun) | (child.provenance() if child else {})
         return [
