@@ -10,19 +10,16 @@ from torch.nn import functional
 
 from methods import _cache_search
 
+COSINES = 2**18  # of one block of rows with all queries: memory that is used again, not mapped anew
+
 
 @dataclass(frozen=True)
 class Graph:
-    """What the neighbours of each query say of it: (W^T z + W z), of soft labels z (M, C)."""
+    """What the neighbours of each query say of it: (W^T z + W z) = between z + given, of soft labels z (M, C)."""
 
     between: Tensor  # (M, M) sparse, W^T + W among the queries
     given: Tensor  # (M, C) what the support images say, which does not change
     neighbours: int
-
-    def pull(self, z: Tensor) -> Tensor:
-        """(M, C) -> (M, C)."""
-        pulled: Tensor = torch.sparse.mm(self.between, z)
-        return pulled + self.given
 
 
 def build(index: Tensor, weight: Tensor, one_hot: Tensor, queries: int) -> Graph:
@@ -58,7 +55,8 @@ def neighbours(query: Tensor, support: Tensor, one_hot: Tensor, count: int) -> G
 
 def nearest(rows: Tensor, query: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Indices and cosines of the `count` nearest queries of each row: two (R, count)."""
-    found = [(rows[block] @ query.T).topk(count, 1) for block in _cache_search.blocks(len(rows), len(query))]
+    cuts = _cache_search.blocks(len(rows), len(query), COSINES)
+    found = [(rows[block] @ query.T).topk(count, 1) for block in cuts]
     if not found:
         return torch.zeros(0, count, dtype=torch.int64, device=query.device), rows.new_zeros(0, count)
     return torch.cat([top.indices for top in found]), torch.cat([top.values for top in found])
@@ -69,26 +67,36 @@ def _below(one: Tensor, other: Tensor, count: int) -> Tensor:
     return torch.cat([functional.pad(part, (0, count - part.shape[1])) for part in (one, other)])
 
 
-def log_likelihood(image: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-    """-1/2 sum_d (x_d - mu_cd)^2 / var_cd, without the constant: (B, D), (C, D), (C, D) or (1, D) -> (B, C)."""
+def log_likelihood(image: Tensor, mean: Tensor, variance: Tensor, square: Tensor | None = None) -> Tensor:
+    """-1/2 sum_d (x_d - mu_cd)^2 / var_cd, without the constant: (B, D), (C, D), (C, D) or (1, D) -> (B, C).
+
+    `square` (B, D) are the images' squares where they are at hand.
+    """
     inverse = 1 / variance  # (C, D) or (1, D)
-    far = image.square() @ inverse.T - 2 * image @ (mean * inverse).T + (mean.square() * inverse).sum(1)  # (B, C)
-    return -far / 2
+    far = (image.square() if square is None else square) @ inverse.T  # (B, C) or (B, 1)
+    far = (mean.square() * inverse).sum(1) + far  # (B, C)
+    return far.addmm_(image, (mean * inverse).T, alpha=-2).mul_(-0.5)
 
 
-def squares(weight: Tensor, image: Tensor, mean: Tensor) -> Tensor:
+def squares(weight: Tensor, image: Tensor, mean: Tensor, square: Tensor | None = None) -> Tensor:
     """Per class, sum_i w_ic (x_i - mu_c)^2 without the (B, C, D) it is made of: (B, C), (B, D), (C, D) -> (C, D)."""
-    total = weight.sum(0)[:, None]  # (C, 1)
-    return weight.T @ image.square() - 2 * mean * (weight.T @ image) + total * mean.square()
+    square = image.square() if square is None else square  # (B, D)
+    return about(weight.T @ square, weight.T @ image, weight.sum(0), mean)
+
+
+def about(second: Tensor, first: Tensor, total: Tensor, mean: Tensor) -> Tensor:
+    """sum_i w_i (x_i - mu)^2 from the sums of w x^2 and w x, (C, D) each, and of w, (C,), about a mean (C, D)."""
+    return second - 2 * mean * first + total[:, None] * mean.square()
 
 
 def soft_labels(log_prior: Tensor, log_p: Tensor, graph: Graph, z: Tensor, sweeps: int = 5) -> Tensor:
-    """log z after some sweeps of  z ~ prior * exp((log_p + 50 / (2 k) * pull(z)) / 50), all (M, C).
+    """log z after some sweeps of  z ~ prior * exp((log_p + 50 / (2 k) * (between z + given)) / 50), all (M, C).
 
     The temperature 50 and its twin before the graph are the references'.
     """
-    log_z = z.log()
+    log_z, fixed = z.log(), log_prior + (log_p + 25 / graph.neighbours * graph.given) / 50  # (M, C)
     for _ in range(sweeps):
-        log_z = (log_prior + (log_p + 25 / graph.neighbours * graph.pull(z)) / 50).log_softmax(1)  # (M, C)
+        pulled = torch.sparse.mm(graph.between, z)  # (M, C)
+        log_z = torch.add(fixed, pulled, alpha=0.5 / graph.neighbours).log_softmax(1)  # (M, C)
         z = log_z.exp()
     return log_z

@@ -51,24 +51,26 @@ class StatA(Method):
         query, text = _maths.unit(image), self.text.weight  # (M, D), (C, D)
         log_y = _maths.zero_shot(query, self.text).log_softmax(1)  # (M, C)
         graph = _transduction.neighbours(query, query[:0], log_y[:0], self.neighbours)
-        first = _transduction.squares(log_y.exp(), query, text).sum(0) / len(query)  # (D,)
+        square = query.square()  # (M, D)
+        first = _transduction.squares(log_y.exp(), query, text, square).sum(0) / len(query)  # (D,)
         first = first.clamp(min=FLOOR / len(first))
         mean, variance, log_z = text, first.expand_as(text), log_y
         for done in range(self.rounds + 1):
-            log_p = _transduction.log_likelihood(query, mean, variance)  # (M, C)
+            log_p = _transduction.log_likelihood(query, mean, variance, square)  # (M, C)
             if self.log_det:
                 log_p = log_p - variance.log().sum(1) / 2
             log_z = _transduction.soft_labels(log_y, log_p, graph, log_z.exp())
             if done < self.rounds:
-                mean, variance = self._anchored(query, log_z.exp(), first)
+                mean, variance = self._anchored(query, square, log_z.exp(), first)
         return log_z
 
-    def _anchored(self, query: Tensor, z: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
-        """Means and variances, each (C, D), from soft labels (M, C)."""
+    def _anchored(self, query: Tensor, square: Tensor, z: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and variances, each (C, D), from queries and their squares (M, D) and soft labels (M, C)."""
         text = self.text.weight  # (C, D)
         many = torch.bincount(z.argmax(1), minlength=z.shape[1]).to(z)  # (C,)
         beta = (many / (self.anchor + many))[:, None]  # (C, 1)
-        mean = _maths.unit(beta * _maths.unit(z.T @ query) + (1 - beta) * text)
-        spread = _transduction.squares(z, query, mean) / z.sum(0)[:, None].clamp(min=1e-12)
+        total, shift = z.sum(0), z.T @ query  # (C,), (C, D)
+        mean = _maths.unit(beta * _maths.unit(shift) + (1 - beta) * text)
+        spread = _transduction.about(z.T @ square, shift, total, mean) / total[:, None].clamp(min=1e-12)
         variance = beta * spread + (1 - beta) * (first + (text - mean).square())
         return mean, variance.clamp(min=FLOOR / query.shape[1])

@@ -56,33 +56,53 @@ class TransClip(Method):
         self.support = _maths.unit(episode.support.image)  # (N, D)
         one_hot = functional.one_hot(episode.support.label, len(episode.text.classes))
         self.one_hot = one_hot.to(self.support)  # (N, C)
+        self.sums = self.one_hot.T @ self.support  # (C, D)
         return self
 
     def logits(self, image: Tensor) -> Tensor:
+        return self._labels(*self._evidence(image))
+
+    def sweep(self, image: Tensor, label: Tensor) -> Tensor:
+        """As the base class counts; the graph and the text's labels do not depend on gamma."""
+        if set(self.logit_grid) != {"gamma"}:
+            return super().sweep(image, label)
+        evidence = self._evidence(image)
+        found = [self.at({"gamma": gamma})._labels(*evidence).argmax(1) for gamma in self.logit_grid["gamma"]]
+        return torch.stack([(own == label).sum() for own in found])
+
+    def _evidence(self, image: Tensor) -> tuple[Tensor, Tensor, _transduction.Graph]:
+        """The queries (M, D), log y (M, C) and the graph."""
         query = _maths.unit(image)  # (M, D)
-        log_y = _maths.zero_shot(query, self.text).log_softmax(1)  # (M, C)
-        graph = self._graph(query)
+        return query, _maths.zero_shot(query, self.text).log_softmax(1), self._graph(query)
+
+    def _labels(self, query: Tensor, log_y: Tensor, graph: _transduction.Graph) -> Tensor:
+        """log z: (M, C)."""
         mean, variance = self._start()
-        log_z = log_y
+        square, log_z = query.square(), log_y  # (M, D), (M, C)
         for done in range(self.rounds + 1):
-            log_p = _transduction.log_likelihood(query, mean, variance)  # (M, C)
+            log_p = _transduction.log_likelihood(query, mean, variance, square)  # (M, C)
             log_z = _transduction.soft_labels(self.lam * log_y, log_p, graph, log_z.exp())
             if done < self.rounds:
-                mean, variance = self._gaussians(query, log_z.exp())
+                mean, variance = self._gaussians(query, square, log_z.exp())
         return log_z
 
     def _start(self) -> tuple[Tensor, Tensor]:
         """Means of the support images (C, D), and the variance 1 / D in every channel (1, D)."""
         width = self.support.shape[1]
-        return _maths.unit(self.one_hot.T @ self.support), self.support.new_full((1, width), 1 / width)
+        return _maths.unit(self.sums), self.support.new_full((1, width), 1 / width)
 
-    def _gaussians(self, query: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    def _gaussians(self, query: Tensor, square: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Means (C, D) and the shared variance (1, D), from queries and their squares (M, D) and labels (M, C).
+
+        The variance adds up over classes, so the squares need each image's total label and no product with all of z.
+        """
         share, own = 1 / len(query), 50 * self.gamma / len(self.support)  # weight of a query, of a support image
-        mean = _maths.unit(share * z.T @ query + own * self.one_hot.T @ self.support)  # (C, D)
-        spread = share * _transduction.squares(z, query, mean).sum(0)  # (D,)
-        spread = spread + own * _transduction.squares(self.one_hot, self.support, mean).sum(0)
-        total = share * z.sum() + own * self.one_hot.sum()
-        return mean, (spread / total).clamp(min=FLOOR / len(spread))[None]
+        first = share * (z.T @ query) + own * self.sums  # (C, D)
+        total = share * z.sum(0) + own * self.one_hot.sum(0)  # (C,)
+        second = share * (z.sum(1) @ square) + own * self.support.square().sum(0)  # (D,)
+        mean = _maths.unit(first)
+        spread = second + (total @ mean.square() - 2 * (mean * first).sum(0))  # (D,)
+        return mean, (spread / total.sum()).clamp(min=FLOOR / len(spread))[None]
 
     def _graph(self, query: Tensor) -> _transduction.Graph:
         if self.order == "aligned":

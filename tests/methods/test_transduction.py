@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from harness.contract import example_episode, example_queries
 from harness.errors import UsageError
-from harness.types import Features
+from harness.types import Features, Method
 from methods import _transduction
 from methods.stata import StatA
 from methods.transclip import TransClip
@@ -109,6 +109,15 @@ def test_transclip_is_the_plain_formula_in_double_precision(order, gamma):
     torch.testing.assert_close(found, plain_transclip(episode, query, gamma, order), rtol=1e-6, atol=1e-9)
 
 
+def test_the_search_counts_what_scoring_every_gamma_counts():
+    episode = example_episode((3, 1, 2), dim=12)
+    image, label = example_queries(episode, each=9)
+    method = TransClip().fit(episode)
+    assert torch.equal(method.sweep(image, label), Method.sweep(method, image, label))
+    method.logit_grid = {"lam": [0.2, 0.5], "gamma": [0.02, 0.2]}
+    assert torch.equal(method.sweep(image, label), Method.sweep(method, image, label))
+
+
 @pytest.mark.parametrize("log_det", [True, False])
 def test_stata_is_the_plain_formula_in_double_precision(log_det):
     episode, query = problem()
@@ -130,7 +139,8 @@ def test_means_have_unit_length_and_variances_are_positive():
     method = TransClip().fit(episode)
     flat = torch.zeros(len(query), 3, dtype=torch.float64)
     flat[:, 0] = 1
-    mean, variance = method._gaussians(torch.cat([query[:, :-1], query[:, :1] * 0], 1), flat)  # a channel of zeros
+    query = torch.cat([query[:, :-1], query[:, :1] * 0], 1)  # a channel of zeros
+    mean, variance = method._gaussians(query, query.square(), flat)
     torch.testing.assert_close(mean.norm(dim=1), torch.ones(3, dtype=torch.float64))
     assert (variance > 0).all()
 
