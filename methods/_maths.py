@@ -70,7 +70,8 @@ def class_spread(x: Tensor, counts: tuple[int, ...]) -> Tensor:
     """
     if min(counts) == max(counts):
         return x[..., None].expand(*x.shape, counts[0]).flatten(-2)  # (..., N)
-    return x.repeat_interleave(torch.tensor(counts, device=x.device), -1)
+    repeats = torch.tensor(counts, device=x.device)
+    return x.repeat_interleave(repeats, -1, output_size=sum(counts))  # (..., N); without the size a GPU would wait
 
 
 # -- learning --------------------------------------------------------------------------------------------
