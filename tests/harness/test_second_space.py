@@ -329,7 +329,7 @@ def test_analyse_overlap_measures_both_spaces_on_validation_images(pictures: str
     for row, held in ((original, False), (adapted, True)):
         (pack,) = [pack for pack in packs if "val" in pack.parts and ("imo" in pack.info.fingerprint) is held]
         figures = overlap.measure(pack.image("val"), pack.label("val")).figures.as_dict()
-        assert {name: row[name] for name in figures} == pytest.approx(figures, abs=1e-5)
+        assert {name: row[name] for name in figures} == pytest.approx(figures, rel=1e-5, abs=1e-5)
 
 
 def test_analyse_overlap_of_untrained_adapters_changes_nothing(pictures: str, harness_command: Command) -> None:
