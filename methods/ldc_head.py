@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -50,45 +51,144 @@ class LdcHead(Method):
     logit_grid = {"beta": tuple(k / 50 for k in range(51))}
 
     def fit(self, episode: Episode) -> Self:
-        self.text, support = episode.text, episode.support
-        images = support.image[None] if support.views is None else support.views  # (V, N, D)
-        steps = _training.shuffled(len(support), self.epochs, self.batch, episode.seed)
-        steps = [(epoch, rows) for epoch, rows in steps if len(rows) > 1]
-        start, self.statistics = _start(len(self.text.classes), images, episode.seed)
-
-        def loss(step: int, *layers: Tensor) -> Tensor:
-            epoch, rows = steps[step]
-            rows = rows.to(support.label.device)
-            image, label = images[epoch % len(images), rows], support.label[rows]  # (B, D), (B,)
-            own, plain, corrected, gate = self._heads(image, layers, training=True)
-            mixed = gate * plain + (1 - gate) * corrected  # (B, C)
-            right = sum(functional.cross_entropy(scores, label) for scores in (plain, corrected, mixed))
-            return right + (plain - own).abs().mean() + (corrected - own).abs().mean()
-
-        adamw = _training.Adam(weight_decay=1e-4, eps=1e-4)
-        self.layers = _training.descend(loss, *start, rates=_training.cosine(self.lr, len(steps)), optimiser=adamw)
+        self.text = episode.text
+        self.layers, self.statistics = _train(episode, self.lr, self.epochs, self.batch)
         return self
 
-    def _heads(self, image: Tensor, layers: tuple[Tensor, ...], training: bool = False) -> tuple[Tensor, ...]:
-        """Zero-shot z, plain m and corrected a, each (B, C), and the gate s (B, 1)."""
+    def logits(self, image: Tensor) -> Tensor:
+        return _mixed(self.beta, *self._heads(image))  # (B, C)
+
+    def sweep(self, image: Tensor, label: Tensor) -> Tensor:
+        if set(self.logit_grid) != {"beta"}:
+            return super().sweep(image, label)
+        heads = self._heads(image)  # the same for every beta
+        return torch.stack([(_mixed(beta, *heads).argmax(1) == label).sum() for beta in self.logit_grid["beta"]])
+
+    def _heads(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Plain m and corrected a, each (B, C), and the gate s (B, 1)."""
 
         def block(at: int, x: Tensor) -> Tensor:
-            first, gain, shift, second = layers[4 * at : 4 * at + 4]
-            mean, variance = self.statistics[at]  # moved in place while training
-            hidden = functional.batch_norm(x @ first.T, mean, variance, gain, shift, training)  # (B, D)
-            return hidden.relu() @ second.T
+            first, gain, shift, second = self.layers[4 * at : 4 * at + 4]
+            return functional.batch_norm(x @ first.T, *self.statistics[at], gain, shift).relu() @ second.T
 
         own = _maths.zero_shot(image, self.text)  # (B, C)
-        corrected = own + block(2, block(0, own) + block(1, image))  # (B, C)
-        return own, block(3, image), corrected, block(4, image).sigmoid()
-
-    def logits(self, image: Tensor) -> Tensor:
-        _, plain, corrected, gate = self._heads(image, self.layers)
-        share = gate if self.beta is None else self.beta
-        return share * plain + (1 - share) * corrected  # (B, C)
+        return block(3, image), own + block(2, block(0, own) + block(1, image)), block(4, image).sigmoid()
 
     def trained_parameters(self) -> int:
         return sum(layer.numel() for layer in self.layers)
+
+
+def _mixed(beta: float | None, plain: Tensor, corrected: Tensor, gate: Tensor) -> Tensor:
+    share = gate if beta is None else beta
+    return share * plain + (1 - share) * corrected  # (B, C)
+
+
+def _train(episode: Episode, lr: float, epochs: int, batch: int) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
+    """Train A1, A2, A3, M and S: their layers and statistics in the order of `_start`.
+
+    What A1, A2, M and S do alike is done once: the outputs of their first layers lie side by side, (B, 4 D).
+    """
+    support, text = episode.support, episode.text
+    images = support.image[None] if support.views is None else support.views  # (V, N, D)
+    steps = _training.shuffled(len(support), epochs, batch, episode.seed)
+    steps = [(epoch, rows.to(support.label.device)) for epoch, rows in steps if len(rows) > 1]
+    layers, statistics = _start(len(text.classes), images, episode.seed)
+    start, dim = _side_by_side(layers), images.shape[-1]
+    means, variances = _four(statistics)
+    four = torch.cat(means), torch.cat(variances)  # each (4 D,)
+
+    def slopes(step: int, *layers: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Forth through the network, and back: what starts with `by` is the slope by that."""
+        to_own, to_image, gains, shifts, join, third, gain, shift, fix, head, gate = layers
+        epoch, rows = steps[step]
+        image, label = images[epoch % len(images)].index_select(0, rows), support.label.index_select(0, rows)
+        own = _maths.zero_shot(image, text)  # (B, C)
+        hidden, back = _normalised(torch.cat([own @ to_own.T, image @ to_image.T], 1), gains, shifts, four)  # (B, 4 D)
+        both, for_plain, for_gate = torch.split(hidden, [2 * dim, dim, dim], 1)
+        joined = both @ join.T  # (B, D) the sum of A1 and A2
+        last, last_back = _normalised(joined @ third.T, gain, shift, statistics[2])  # (B, D)
+        plain, corrected = for_plain @ head.T, torch.addmm(own, last, fix.T)  # (B, C)
+        share = (for_gate @ gate.T).sigmoid_()  # (B, 1)
+
+        loss, by_plain, by_corrected, by_gate = _loss(own, plain, corrected, share, label)
+        by_third, by_gain, by_shift = last_back(by_corrected @ fix)
+        by_joined = by_third @ third  # (B, D)
+        by_hidden = torch.cat([by_joined @ join, by_plain @ head, by_gate @ gate], 1)  # (B, 4 D)
+        by_first, by_gains, by_shifts = back(by_hidden)
+        firsts = by_first[:, :dim].T @ own, by_first[:, dim:].T @ image
+        middle = by_joined.T @ both, by_third.T @ joined
+        seconds = by_corrected.T @ last, by_plain.T @ for_plain, by_gate.T @ for_gate
+        return loss, (*firsts, by_gains, by_shifts, *middle, by_gain, by_shift, *seconds)
+
+    adamw = _training.Adam(weight_decay=1e-4, eps=1e-4)
+    trained = _training.descend_by(slopes, *start, rates=_training.cosine(lr, len(steps)), optimiser=adamw)
+    of_four = list(zip(*(part.chunk(4) for part in four), strict=True))
+    return _one_by_one(trained), [*of_four[:2], statistics[2], *of_four[2:]]
+
+
+def _normalised(
+    x: Tensor, gain: Tensor, shift: Tensor, running: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]]:
+    """relu(batch norm of x), moving the running mean and variance, and the way back for its slope.
+
+    The way back turns the slope by the output, (B, W), into those by x, (B, W), by gain and by shift, (W,).
+    """
+    output, mean, inverse = torch.native_batch_norm(x, gain, shift, running[0], running[1], True, 0.1, 1e-5)
+    output.relu_()
+
+    def back(slope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        slope = torch.ops.aten.threshold_backward(slope, output, 0)
+        found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.native_batch_norm_backward(
+            slope, x, gain, *running, mean, inverse, True, 1e-5, [True, True, True]
+        )
+        return found
+
+    return output, back
+
+
+def _loss(own: Tensor, plain: Tensor, corrected: Tensor, share: Tensor, label: Tensor) -> tuple[Tensor, ...]:
+    """The loss, and its slopes by m, a and what s is the sigmoid of: (), (B, C), (B, C), (B, 1)."""
+    apart = plain - corrected  # (B, C)
+    mixed = torch.addcmul(corrected, share, apart)  # (B, C)
+    right, by_scores = _maths.cross_entropy_slope(torch.cat([plain, corrected, mixed]), label.repeat(3))
+    by_plain, by_corrected, by_mixed = by_scores.mul_(3).chunk(3)  # the sum of three means, in place of their mean
+    loss = 3 * right
+    for scores, slope in ((plain, by_plain), (corrected, by_corrected)):
+        away = scores - own
+        loss = loss + away.abs().mean()
+        slope.add_(away.sign_(), alpha=1 / own.numel())
+    by_share = torch.linalg.vecdot(by_mixed, apart)[:, None]  # (B, 1)
+    by_plain.addcmul_(by_mixed, share)
+    by_corrected.addcmul_(by_mixed, 1 - share)
+    return loss, by_plain, by_corrected, by_share * share * (1 - share)
+
+
+def _four(blocks: Sequence[Sequence[Tensor]]) -> list[tuple[Tensor, ...]]:
+    """What A1, A2, M and S have of each kind."""
+    return list(zip(*(blocks[at] for at in (0, 1, 3, 4)), strict=True))
+
+
+def _side_by_side(layers: Sequence[Tensor]) -> list[Tensor]:
+    """The layers of `_start` as they are trained; their inverse is `_one_by_one`."""
+    firsts, gains, shifts, (own, image, head, gate) = _four([layers[at : at + 4] for at in range(0, 20, 4)])
+    return [
+        firsts[0],  # (D, C)
+        torch.cat(firsts[1:]),  # (3 D, D)
+        torch.cat(gains),  # (4 D,)
+        torch.cat(shifts),
+        torch.cat([own, image], 1),  # (D, 2 D)
+        *layers[8:12],  # A3
+        head,  # (C, D)
+        gate,  # (1, D)
+    ]
+
+
+def _one_by_one(trained: Sequence[Tensor]) -> list[Tensor]:
+    first, firsts, gains, shifts, join, *third, head, gate = trained
+    four = zip((first, *firsts.chunk(3)), gains.chunk(4), shifts.chunk(4), (*join.chunk(2, 1), head, gate), strict=True)
+    blocks = [list(block) for block in four]
+    blocks.insert(2, third)
+    return [layer.clone() for block in blocks for layer in block]
 
 
 def _start(classes: int, images: Tensor, seed: int) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:

@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional
 
 from harness.contract import example_episode, example_queries
+from methods import _training
 from methods.ldc_head import LdcHead, _start
 from methods.zero_shot import ZeroShot
 
@@ -22,15 +23,16 @@ def block(inputs: int, width: int, outputs: int) -> nn.Sequential:
 
 @pytest.mark.parametrize("epochs", [0, 3])
 def test_network_and_training_are_those_of_torchs_modules(epochs):
-    episode = example_episode((2, 2, 2), dim=8, raw=True)
+    episode = example_episode((5, 5, 5), dim=8, raw=True, views=2)
     support, text = episode.support, episode.text
+    steps = _training.shuffled(15, epochs, 6, episode.seed)  # batches of 6, 6 and 3
     blocks = nn.ModuleList([block(i, 8, o) for i, o in ((3, 8), (8, 8), (8, 3), (8, 3), (8, 1))])
-    start, _ = _start(3, support.image[None], episode.seed)
+    start, _ = _start(3, support.views, episode.seed)
     parameters = list(blocks.parameters())
     for parameter, value in zip(parameters, start, strict=True):
         parameter.data.copy_(value)
     optimiser = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=1e-4, eps=1e-4)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(1, epochs))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(1, len(steps)))
 
     def heads(image):
         own = text.scale * functional.normalize(image, dim=1) @ text.weight.T
@@ -38,15 +40,15 @@ def test_network_and_training_are_those_of_torchs_modules(epochs):
         plain, gate = blocks[3](image), blocks[4](image).sigmoid()
         return own, plain, corrected, gate * plain + (1 - gate) * corrected
 
-    for _ in range(epochs):
+    for epoch, rows in steps:
         optimiser.zero_grad()
-        own, plain, corrected, mixed = heads(support.image)
-        loss = sum(functional.cross_entropy(scores, support.label) for scores in (plain, corrected, mixed))
+        own, plain, corrected, mixed = heads(support.views[epoch % 2, rows])
+        loss = sum(functional.cross_entropy(scores, support.label[rows]) for scores in (plain, corrected, mixed))
         (loss + functional.l1_loss(plain, own) + functional.l1_loss(corrected, own)).backward()
         optimiser.step()
         schedule.step()
     blocks.eval()
-    method, (image, _) = LdcHead(epochs=epochs).fit(episode), example_queries(episode, raw=True)
+    method, (image, _) = LdcHead(epochs=epochs, batch=6).fit(episode), example_queries(episode, raw=True)
     _, plain, corrected, mixed = heads(image)
     wide = {"rtol": 1e-3, "atol": 1e-3}
     torch.testing.assert_close(method.logits(image), mixed.detach(), **wide)
@@ -71,3 +73,12 @@ def test_a_lone_last_image_is_left_out():
 def test_it_counts_its_layers():
     method = LdcHead(epochs=0).fit(example_episode((2, 2, 2), dim=8))
     assert method.trained_parameters() == 6 * 8 * 8 + 3 * 3 * 8 + 11 * 8
+
+
+def test_the_sweep_counts_what_each_beta_scores():
+    episode = example_episode((4, 4, 4), scale=10.0, raw=True)
+    image, label = example_queries(episode, raw=True)
+    method = LdcHead(epochs=3).fit(episode)
+    method.logit_grid = {"beta": (None, 0.0, 0.5, 1.0)}
+    expected = [int((method.at({"beta": b}).logits(image).argmax(1) == label).sum()) for b in (None, 0.0, 0.5, 1.0)]
+    assert method.sweep(image, label).tolist() == expected
