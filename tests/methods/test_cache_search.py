@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from harness.contract import example_episode, example_queries
 from harness.types import Method
 from methods import _cache_search
+from methods.ape import Ape
 from methods.dac_v import DacV
 from methods.tip import Tip, search_grid
 from methods.tip_f import TipF
@@ -99,6 +100,26 @@ def test_a_grid_over_other_fields_takes_the_plain_loop():
     assert method.sweep(image, label).shape == (2, 1)
     method.logit_grid = {"alpha": [-1.0, 0.0, 1.0]}  # the shortcut is for weights that do not change sign
     assert torch.equal(method.sweep(image, label), brute(method, image, label))
+
+
+def test_only_classes_that_can_win_are_looked_at(monkeypatch):
+    """Fewer pairs of row and class than there are, and the counts of the whole."""
+    episode = replace(example_episode((4,) * 12, dim=64, raw=True), dataset="ucf101")
+    method, (image, label) = Ape().fit(episode), example_queries(episode, each=6, raw=True)
+    method.logit_grid = {**method.logit_grid, "gamma": [0.0, 0.7], "beta": method.logit_grid["beta"][::9]}
+    seen, plain = [], _cache_search._alpha_interval
+    monkeypatch.setattr(_cache_search, "_alpha_interval", lambda lead, *rest: seen.append(lead) or plain(lead, *rest))
+    assert_same(method, image, label)
+    assert sum(lead.numel() for lead in seen) < 0.8 * 2 * len(image) * 12
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=40).map(sorted), st.integers(1, 50))
+def test_parts_of_rising_width_hold_every_row_once(widths, budget):
+    parts = list(_cache_search._even(torch.arange(len(widths)), widths, budget))
+    assert torch.cat([rows for rows, _ in parts]).tolist() == list(range(len(widths)))
+    for rows, widest in parts:
+        assert widest == max(1, *(widths[row] for row in rows.tolist()))
+        assert len(rows) == 1 or len(rows) * widest <= budget
 
 
 def test_interpolated_exponentials_are_exact_to_eight_digits():
