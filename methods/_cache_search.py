@@ -114,8 +114,8 @@ def _count(
     """
     few = TURNS if gain.device.type == "cpu" else ON_A_GPU // 2
     matters = leads.amin(0) < 0  # (b, C)
-    for rows in blocks(len(gain), gain.shape[1] * weights.shape[1], few):
-        matters[rows] |= (gain[rows] @ weights).amin(-1) < 0
+    for part in blocks(len(gain), gain.shape[1] * weights.shape[1], few):
+        matters[part] |= (gain[part] @ weights).amin(-1) < 0
     many = matters.sum(1)  # (b,)
     order, first = many.argsort(), matters.to(torch.uint8).argsort(1, descending=True)  # (b,), (b, C)
     for rows, widest in _even(order, many[order].tolist(), few // weights.shape[1]):
