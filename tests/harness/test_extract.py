@@ -115,8 +115,22 @@ def test_each_image_is_read_once_for_all_its_views(tiny, paths, monkeypatch):
         return read_image(path)
 
     monkeypatch.setattr(extract, "read_image", counted)
-    image_features(tiny, paths, names(paths), views=3)
+    _, views = image_features(tiny, paths, names(paths), views=10)
+    assert views.shape == (10, len(paths), 16)
     assert sorted(read) == sorted(paths)
+
+
+def test_an_image_of_any_size_has_features_and_views(tiny, tmp_path):
+    sizes = [(1, 1), (1, 300), (700, 2), (31, 32), (33, 31), (900, 640)]
+    files = []
+    for width, height in sizes:
+        files.append(tmp_path / f"{width}x{height}.png")
+        grey = np.random.default_rng(width).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(grey).save(files[-1])
+    image, views = image_features(tiny, files, names(files), views=2)
+    assert (image.shape, views.shape) == ((6, 16), (2, 6, 16))
+    assert image.isfinite().all()
+    assert views.isfinite().all()
 
 
 def test_progress_adds_up_to_the_number_of_images(tiny, paths):
@@ -289,6 +303,25 @@ def test_features_of_another_precision_are_other_features(folder, paths, tmp_pat
     for a, b in ((one.image, other.image), (one.views, other.views)):
         assert not torch.equal(a, b)
         assert torch.cosine_similarity(a, b, dim=-1).min() >= 0.999
+
+
+def test_sentences_of_all_classes_are_embedded_together(folder, paths, tmp_path, monkeypatch):
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
+    three = ("cat", "dog", "sea horse")
+    entries = [tuple((f"../{paths[i].parent.name}/{paths[i].name}", i % 3) for i in part)
+               for part in (range(3), range(3, 6), range(6, 9))]  # fmt: skip
+    toy = Dataset(name="toy", title="Toy", templates=("a photo of a {}.",))
+    place = episodes.Place(toy, Split(three, *entries), paths[0].parent, "content", "own")
+    passes: list[int] = []
+    embed = encoder.Encoder.text
+
+    def counted(self: encoder.Encoder, strings: list[str]) -> torch.Tensor:
+        passes.append(len(strings))
+        return embed(self, strings)
+
+    monkeypatch.setattr(encoder.Encoder, "text", counted)
+    episodes.ImageSource(place, str(folder), "imagenet7", "cpu", "fp32").prepare([(1, 1)], 0, Watch())
+    assert passes == [3 * 7]
 
 
 def test_a_precision_for_a_pack_of_features_is_refused(make_pack, harness_command):
