@@ -2,11 +2,13 @@
 
     python benchmarks/speed/gpu.py --output DIR [--wheels WHEELS]
 
-Parts, each in a file of its own that is written as soon as the part ends: `machine` (versions, clocks), `peak` (matrix
-products), `extraction` (decoding, model and both together, for the embedded encoder and for a ViT-B-16 with random
-weights), `grid` (seconds of the whole grid on made-up packs of true sizes), `methods` (fit and predict with repeats, by
-what `harness bench` uses), `tests` (those marked gpu). A part that fails says so in its file and stops no other; the
-exit code is 1 then. What does not fit into `--budget` seconds is left out and named.
+Parts, each in a file of its own that is written as soon as the part ends: `machine` (versions, clocks, the peak of
+matrix products), `extraction` (decoding, model and both together, for the embedded encoder and for a ViT-B-16 with
+random weights; the model against the peak), `batched` (all settings of a method fitted together against one at a time),
+`grid` (seconds of the whole grid on made-up packs of true sizes; every record of it in gpu-cells.jsonl.gz), `bench`
+(records of `harness bench` on two of these packs), `methods` (fit, select and predict with repeats, by what `harness
+bench` uses), `tests` (those marked gpu). A part that fails says so in its file and stops no other; the exit code is 1
+then. What does not fit into `--budget` seconds is left out and named.
 
 Needs torch >= 2.10 and a checkout. Whatever else is missing there, open_clip for one, comes as wheels: every file of
 `--wheels` is unpacked beside the run and put on the path. `--device cpu --quick` tries all of it on small sizes.
@@ -15,8 +17,11 @@ Needs torch >= 2.10 and a checkout. Whatever else is missing there, open_clip fo
 from __future__ import annotations
 
 import argparse
+import gzip
+import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -38,6 +43,8 @@ SIZES = {  # classes, test images: of EuroSAT, SUN397 and ImageNet
     "large": (1_000, 50_000),
 }
 QUICK = {"tiny": (5, 60)}
+SEARCHED = ("tiny", "small", "medium")  # sizes at which a whole search is timed as well
+PRODUCTS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 GROWTH = 16  # how much longer a cubic method takes at the next size: what would use up the time is not begun
 
 
@@ -66,7 +73,7 @@ def main() -> int:
         _bring_along(options.wheels, scratch / "wheels")
         os.environ.setdefault("HARNESS_CACHE", str(scratch / "cache"))
         job = Job(options.device, options.quick, options.output, options.budget, options.tests, scratch)
-        return max([_part(part.__name__, part, job) for part in (machine, peak, extraction, grid, methods, tests)])
+        return max([_part(part.__name__, part, job) for part in PARTS])
 
 
 def _options() -> argparse.Namespace:
@@ -123,23 +130,22 @@ def machine(job: Job) -> dict[str, Any]:
     resolve_device(job.device)  # says plainly where there is no GPU
     if not job.quick:
         torch.zeros(1, device=job.device)
-    return {**provenance(job.device), "state": vars(timer.look(job.device, torch.get_num_threads()))}
+    peaks = {name: peak(name, job) for name in PRODUCTS}
+    state = vars(timer.look(job.device, torch.get_num_threads()))  # after work: the clocks that it ran at
+    return {**provenance(job.device), "tflops": peaks, "state": state}
 
 
-def peak(job: Job) -> dict[str, Any]:
+def peak(precision: str, job: Job) -> float:
     """TFLOP/s of square matrix products, the fastest of several calls; fp32 without TF32."""
     import torch
 
     from harness import timer
 
     torch.backends.cuda.matmul.allow_tf32 = False
-    size, found = 128 if job.quick else 8192, {}
-    for name in ("fp32", "bf16", "fp16"):
-        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
-        a, b = (torch.randn(size, size, device=job.device).to(dtype) for _ in range(2))
-        stage = timer.measure(partial(torch.matmul, a, b), 20, timer.device_of(job.device))
-        found[name] = 2 * size**3 / min(stage.device_s or stage.warm_s) / 1e12
-    return {"size": size, "tflops": found}
+    size, dtype = 128 if job.quick else 8192, getattr(torch, PRODUCTS[precision])
+    a, b = (torch.randn(size, size, device=job.device).to(dtype) for _ in range(2))
+    stage = timer.measure(partial(torch.matmul, a, b), 20, timer.device_of(job.device))
+    return 2 * size**3 / min(stage.device_s or stage.warm_s) / 1e12
 
 
 # -- extraction --------------------------------------------------------------------------------------
@@ -190,17 +196,62 @@ def _rates(model: Any, paths: list[Path], job: Job) -> dict[str, Any]:
     whole = rate(lambda: extract.image_features(model, paths, [str(path) for path in paths]), len(paths), 3)
     on_device = rate(lambda: model.image(there), many, 5)
     slower = min(decode["images_per_s"], on_device["images_per_s"])
+    some = paths[: max(2, len(paths) // 16)]
+    ten_views = partial(extract.image_features, model, some, [str(path) for path in some], views=10)
+    tflops = operations and operations * on_device["images_per_s"] / 1e12
     return {
         "precision": model.fingerprint["precision"],
         "batch": model.batch,
         "gflop_per_image": operations and operations / 1e9,
-        "model_tflops": operations and operations * on_device["images_per_s"] / 1e12,  # against those of `peak`
+        "model_tflops": tflops,
+        "model_of_the_peak": tflops and tflops / peak(model.fingerprint["precision"], job),
         "model_from_device_crops": on_device,
         "model_from_host_crops": rate(lambda: model.image(crops), many, 5),
         "decode": decode,
         "end_to_end": whole,
         "end_to_end_of_the_slower": whole["images_per_s"] / slower,
+        "with_ten_views": rate(ten_views, len(some), 3),  # a file is read once for 11 crops
     }
+
+
+# -- settings together -------------------------------------------------------------------------------
+
+
+def batched(job: Job) -> dict[str, Any]:
+    """Seconds to fit all settings of a method, together and one at a time, where it has a way to fit them together."""
+    from harness import find, timer
+    from harness.fits import fits_together
+
+    device, found, failed = timer.device_of(job.device), {}, []
+    episode, _ = _problem(QUICK["tiny"] if job.quick else SIZES["small"], job)
+    for spec in find.methods(["all"]):
+        cls = spec.cls
+        if not fits_together(cls) or spec.trains_encoder or spec.second_space:
+            continue
+        points = [dict(zip(cls.fit_grid, point, strict=True)) for point in itertools.product(*cls.fit_grid.values())]
+        settings = [{**point, **(cls.quick if job.quick else {})} for point in points]
+        ways = {
+            "together": partial(_together, cls, settings, episode),
+            "one_at_a_time": partial(_one_at_a_time, cls, settings, episode),
+        }
+        try:
+            stages = {name: timer.measure(way, 3, device) for name, way in ways.items()}
+        except Exception as error:
+            failed.append(f"{spec.name}: {type(error).__name__}: {str(error)[:200]}")
+            continue
+        faster = stages["one_at_a_time"].median_s / stages["together"].median_s
+        found[spec.name] = {"settings": len(settings), "times_faster": faster} | {
+            name: stage.to_json() for name, stage in stages.items()
+        }
+    return {"methods": found, "failed": failed}
+
+
+def _together(cls: Any, settings: list[dict[str, Any]], episode: Any) -> list[Any]:
+    return list(cls.fit_all(settings, episode))
+
+
+def _one_at_a_time(cls: Any, settings: list[dict[str, Any]], episode: Any) -> list[Any]:
+    return [cls(**values).fit(episode) for values in settings]
 
 
 # -- the grid ----------------------------------------------------------------------------------------
@@ -210,7 +261,7 @@ def grid(job: Job) -> dict[str, Any]:
     """Seconds of the whole grid on made-up packs of true sizes, by method; of what was done where time ran out."""
     from benchmarks.speed.grid import seconds
 
-    folder, limit = job.scratch / "grid", max(30.0, job.left / 2)
+    folder, limit = job.scratch / "grid", max(30.0, job.left - 150)
     words = [sys.executable, "-m", "benchmarks.speed.grid", "--folder", str(folder), "--device", job.device]
     if job.quick:
         words += ["--datasets", "eurosat", "--methods", "zero_shot,ncm", "--shots", "1", "--seeds", "1"]
@@ -222,18 +273,56 @@ def grid(job: Job) -> dict[str, Any]:
     except subprocess.TimeoutExpired:
         ended, output, failed = False, f"stopped after {limit:.0f} s", []
     wall = time.perf_counter() - began
+    _bundle(folder / "results" / "cells", job.output / "gpu-cells.jsonl.gz")
+    said = re.search(r"wall time of this call: (\d+) s", output)  # without making the packs
     methods = {
         method: {"cells": sum(map(len, cells.values())), "seconds": sum(map(sum, cells.values()))}
         for method, cells in seconds(folder / "results").items()
     }
-    return {"ended": ended, "wall_s": wall, "methods": methods, "output": output, "failed": failed}
+    run = {"ended": ended, "wall_s": wall, "run_s": said and float(said[1])}
+    return {**run, "methods": methods, "output": output, "failed": failed}
+
+
+def _bundle(cells: Path, target: Path) -> None:
+    """Every record of a store in one file, a line each: few files come back from a machine that is lent."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with gzip.open(target, "wt", encoding="utf-8") as lines:
+        for path in sorted(cells.glob("*.json")):
+            lines.write(json.dumps(json.loads(path.read_text(encoding="utf-8"))) + "\n")
+
+
+# -- bench -------------------------------------------------------------------------------------------
+
+
+def bench(job: Job) -> dict[str, Any]:
+    """What `harness bench` writes, for the packs of the grid with the fewest and with many classes."""
+    packs = [path.name for path in sorted((job.scratch / "grid" / "data" / "packs").glob("synthetic_*"))]
+    packs = [name for name in packs if name in ("synthetic_eurosat", "synthetic_ucf101")]
+    words = ["bench", "--json", "--datasets", ",".join(packs), "--device", job.device, "--images", "0"]
+    words += ["--results", str(job.scratch / "bench"), "--repeats", "3" if job.quick else "5"]
+    words += ["--shots", "1" if job.quick else "16"]
+    if job.quick:
+        words += ["--methods", "zero_shot,tip"]
+    code = f"import sys; from harness.cli import main; sys.exit(main({words!r}))"
+    where = {"HARNESS_DATA": str(job.scratch / "grid" / "data"), "HARNESS_CACHE": str(job.scratch / "grid" / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=max(30.0, job.left / 2),
+        check=False,
+        env={**os.environ, **where},
+    )
+    records = json.loads(done.stdout) if done.returncode == 0 else []
+    return {"records": records, "failed": [] if records else [(done.stdout + done.stderr)[-4000:]]}
 
 
 # -- methods -----------------------------------------------------------------------------------------
 
 
 def methods(job: Job) -> dict[str, Any]:
-    """Fit and predict of every method on cached features, 16 shots; made-up features of the sizes of data sets."""
+    """Fit, select and predict of every method on cached features, 16 shots, made up in the sizes of data sets."""
     from harness import find
 
     specs = [spec for spec in find.methods(["all"]) if not spec.trains_encoder and not spec.second_space]
@@ -242,7 +331,7 @@ def methods(job: Job) -> dict[str, Any]:
     failed: list[str] = []
     last: dict[str, float] = {}  # seconds at the size before
     for size, shape in (QUICK if job.quick else SIZES).items():
-        for work, name in _works(specs, shape, job):
+        for work, name in _works(specs, shape, size in SEARCHED, job):
             if job.left < 60 or GROWTH * last.get(name, 0.0) > job.left / 3:
                 left_out.append(f"{name}, {size}: too little time is left")
                 continue
@@ -255,22 +344,35 @@ def methods(job: Job) -> dict[str, Any]:
     return {"timed": timed, "left_out": left_out, "failed": failed}
 
 
-def _works(specs: list[Any], shape: tuple[int, int], job: Job) -> Iterator[tuple[Callable[[], Any], str]]:
+def _works(
+    specs: list[Any], shape: tuple[int, int], searched: bool, job: Job
+) -> Iterator[tuple[Callable[[], Any], str]]:
     """What every method is timed on: one made-up problem for all, made when the first of them asks for it."""
-    from benchmarks.speed.problems import problem
     from harness.bench import Work
 
-    @cache
-    def made() -> tuple[Any, Any]:
-        episode, query, _ = problem(shape[0], 2 if job.quick else 16, shape[1], views=2 if job.quick else 10)
-        return _moved(episode, job.device), query.to(job.device)
+    made = cache(lambda: _problem(shape, job))
 
     def work(spec: Any) -> Work:
         values = {**spec.overrides, **(spec.cls.quick if job.quick else {})}
-        return Work(spec.cls, values, *made())
+        episode, queries = made()
+        image, labelled = queries
+        chosen = ("val-min4", labelled) if searched else ("none", None)
+        return Work(spec.cls, values, episode, image, (), *chosen)
 
     for spec in specs:
         yield partial(work, spec), spec.name
+
+
+def _problem(shape: tuple[int, int], job: Job) -> tuple[Any, tuple[Any, Any]]:
+    """A made-up episode, its test images, and labelled ones as val-min4 has them; all on the device."""
+    from benchmarks.speed.problems import problem
+    from harness.types import Features
+
+    shots, views = (2, 2) if job.quick else (16, 10)
+    classes, test = shape
+    episode, query, answer = problem(classes, shots, test + min(4, shots) * classes, views=views)
+    query, answer = query.to(job.device), answer.to(job.device)
+    return _moved(episode, job.device), (query[:test], Features(query[test:], answer[test:]))
 
 
 def _moved(episode: Any, device: str) -> Any:
@@ -304,6 +406,8 @@ def tests(job: Job) -> dict[str, Any]:
     tail = (done.stdout + done.stderr)[-4000:]
     return {"exit_code": done.returncode, "failed": [] if done.returncode in (0, 5) else [tail], "output": tail}
 
+
+PARTS = (machine, extraction, batched, grid, bench, methods, tests)
 
 if __name__ == "__main__":
     sys.exit(main())

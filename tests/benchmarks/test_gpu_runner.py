@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import subprocess
@@ -74,13 +75,25 @@ def test_the_whole_command_runs_on_a_processor(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     found = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("gpu-*.json")}
-    assert set(found) == {f"gpu-{part}" for part in ("machine", "peak", "extraction", "grid", "methods", "tests")}
+    assert set(found) == {f"gpu-{part.__name__}" for part in gpu.PARTS}
     assert all(
         record["quick"] and record["schema"] == gpu.SCHEMA and "error" not in record for record in found.values()
     )
-    assert all(rate > 0 for rate in found["gpu-peak"]["measured"]["tflops"].values())
+    assert all(rate > 0 for rate in found["gpu-machine"]["measured"]["tflops"].values())
     for rates in found["gpu-extraction"]["measured"].values():
         assert rates["gflop_per_image"] > 0 and rates["end_to_end"]["images_per_s"] > 0
+        assert rates["model_of_the_peak"] > 0 and rates["with_ten_views"]["images_per_s"] > 0
+    together = found["gpu-batched"]["measured"]["methods"]
+    assert {"clip_adapter", "rla"} <= set(together) and all(one["times_faster"] > 0 for one in together.values())
+    bench = found["gpu-bench"]["measured"]["records"]
+    assert [(record["identity"]["dataset"], record["identity"]["method"]) for record in bench] == [
+        ("synthetic_eurosat", "zero_shot"),
+        ("synthetic_eurosat", "tip"),
+    ]
+    with gzip.open(tmp_path / "gpu-cells.jsonl.gz", "rt") as lines:
+        cells = [json.loads(line) for line in lines]
+    assert {cell["identity"]["method"] for cell in cells} == {"zero_shot", "ncm"}
+    assert len([*tmp_path.iterdir()]) <= 8  # few files, for machines that hand back no more
     assert found["gpu-grid"]["measured"]["ended"]
     assert {name: of["cells"] for name, of in found["gpu-grid"]["measured"]["methods"].items()} == {
         "zero_shot": 1,
@@ -88,4 +101,5 @@ def test_the_whole_command_runs_on_a_processor(tmp_path: Path) -> None:
     }
     methods = found["gpu-methods"]["measured"]
     assert len(methods["timed"]) > 20 and not methods["left_out"]
+    assert sum(one["select"] is not None for one in methods["timed"]) > 10
     assert found["gpu-tests"]["measured"]["exit_code"] == 0
