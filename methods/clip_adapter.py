@@ -96,13 +96,14 @@ def _train(methods: Sequence[ClipAdapter], episode: Episode) -> list[tuple[Tenso
 
     def slopes(step: int, down: Tensor, up: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         image, label = batches(step)  # (B, D), (B,)
-        hidden = (image @ down.mT).relu_()  # (R, B, D/4)
-        output = (hidden @ up.mT).relu_()  # (R, B, D)
+        image = image.expand(runs, -1, -1)  # (R, B, D)
+        hidden = torch.bmm(image, down.mT).relu_()  # (R, B, D/4)
+        output = torch.bmm(hidden, up.mT).relu_()  # (R, B, D)
         mixed = torch.lerp(image, output, ratio)  # (R, B, D)
-        loss, slope = _slopes.of_cosines(mixed.flatten(0, 1), label.repeat(runs), text, runs)
+        loss, slope = _slopes.of_cosines(mixed.flatten(0, 1), torch.cat([label] * runs), text, runs)
         back = _where_positive(slope.view_as(mixed), output).mul_(ratio)  # (R, B, D)
-        deep = _where_positive(back @ up, hidden)  # (R, B, D/4)
-        return loss, (deep.mT @ image, back.mT @ hidden)
+        deep = _where_positive(torch.bmm(back, up), hidden)  # (R, B, D/4)
+        return loss, (torch.bmm(deep.mT, image), torch.bmm(back.mT, hidden))
 
     start = [layer.expand(runs, -1, -1) for layer in _layers(images, episode.seed)]  # (R, D/4, D), (R, D, D/4)
     rates, sgd = _training.dassl_cosine(first.lr, batches.epochs), _training.Sgd(l2=5e-4)
