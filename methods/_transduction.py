@@ -30,7 +30,9 @@ def build(index: Tensor, weight: Tensor, one_hot: Tensor, queries: int) -> Graph
     row = torch.arange(queries, device=index.device).repeat_interleave(index.shape[1])  # (M k,)
     column, value = index[:queries].flatten(), weight[:queries].flatten()  # (M k,)
     places = torch.stack([torch.cat([row, column]), torch.cat([column, row])])  # (2, 2 M k)
-    between = torch.sparse_coo_tensor(places, value.repeat(2), (queries, queries), check_invariants=True).coalesce()
+    # as an argument of the constructor, torch 2.11 warns in `coalesce`
+    with torch.sparse.check_sparse_tensor_invariants(enable=True):  # type: ignore[no-untyped-call]
+        between = torch.sparse_coo_tensor(places, value.repeat(2), (queries, queries)).coalesce()  # (M, M)
     given = one_hot.new_zeros(queries, one_hot.shape[1])
     for column, value in zip(index[queries:].T, weight[queries:].T, strict=True):  # (N,), (N,)
         given.index_add_(0, column, value[:, None] * one_hot)
