@@ -213,6 +213,13 @@ def shuffled(n: int, epochs: int, batch: int, seed: int, drop_last: bool = False
     return [(epoch, rows) for epoch, order in enumerate(orders) for rows in torch.split(order, batch)]
 
 
+def on_device(rows: Sequence[Tensor], device: torch.device) -> Sequence[Tensor]:
+    """The rows of every step, (B,) each, moved in one copy: one per step would make a GPU wait thousands of times."""
+    if device.type == "cpu":
+        return rows
+    return torch.split(torch.cat(list(rows)).to(device), [len(each) for each in rows]) if rows else rows
+
+
 class Batches:
     """Shuffled batches whose epochs see the next stored view of each image, in turn.
 
@@ -226,7 +233,7 @@ class Batches:
         steps = shuffled(len(label), epochs, batch, seed, drop_last)
         self.epochs = [epoch for epoch, _ in steps]
         self.views = [epoch % len(images) for epoch in self.epochs]
-        self.rows = [rows.to(label.device) for _, rows in steps]
+        self.rows = on_device([rows for _, rows in steps], label.device)
         self._images, self._label = images, label
 
     def __len__(self) -> int:

@@ -45,8 +45,8 @@ class ZsLp(Method):
         self.scale, self.start = episode.text.scale, _maths.raw_text(episode.text)  # (C, D)
         self.prepare(images, label, episode)
         steps = self._steps(len(label), len(images), episode.seed)
-        rows = [row.to(label.device) for _, _, row in steps]  # each (B,)
-        places = [(view * len(label) + row).to(label.device) for _, view, row in steps]  # in all V * N rows
+        rows = _training.on_device([row for _, _, row in steps], label.device)  # each (B,)
+        places = _training.on_device([view * len(label) + row for _, view, row in steps], label.device)  # of V * N
         every = images.flatten(0, 1)  # (V * N, D)
 
         def slopes(step: int, weight: Tensor) -> tuple[Tensor, list[Tensor]]:

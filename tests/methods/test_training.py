@@ -187,6 +187,13 @@ def test_batches_take_the_next_view_each_epoch():
         assert truth.tolist() == (1000 + expected).tolist()
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_rows_of_all_steps_keep_their_sizes_on_another_device(device):
+    moved = _training.on_device([torch.arange(3), torch.arange(2)], torch.device(device))
+    assert [(rows.device.type, len(rows)) for rows in moved] == [(device, 3), (device, 2)]
+    assert len(_training.on_device([], torch.device(device))) == 0
+
+
 def test_views_have_unit_norm_and_images_stand_in_for_them():
     with_views, without = (example_episode(raw=True, views=views).support for views in (2, 0))
     assert _training.unit_views(with_views).shape == (2, 20, 64)
