@@ -193,3 +193,16 @@ def test_a_process_with_a_limit_refuses_what_cannot_fit_with_the_bytes(
     assert done.returncode == 8, done.stdout + done.stderr
     needed = re.search(r"cannot fit: it needs at least ([\d,]+) bytes", done.stderr)
     assert needed and int(needed[1].replace(",", "")) > 50 * 200 * 4096 * 4
+
+
+def test_weights_that_do_not_fit_are_told_with_their_bytes_and_are_not_called_damaged(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from harness import encoder
+
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9437184 bytes.")
+
+    monkeypatch.setattr("open_clip.factory.load_checkpoint", full)
+    with pytest.raises(Missing, match=r"Not enough memory on cpu for encoder demo: its weights have [0-9,]+ bytes"):
+        encoder.load("demo", "cpu")
