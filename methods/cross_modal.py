@@ -76,7 +76,7 @@ class CrossModal(Method):
         generator = torch.Generator().manual_seed(episode.seed)
         picked = [_stream(len(part), batch // 2, total, generator) for part in parts]
         order = torch.cat([picked[0], picked[1] + len(parts[0])], 1).to(parts[0].device)  # (steps, B)
-        rows = self.scale * torch.cat(parts)  # (images + texts, D)
+        rows = torch.cat(parts).mul_(self.scale)  # (images + texts, D)
         truth = torch.cat(labels)[order].repeat_interleave(runs, 1)  # (steps, B * R)
         shares = {round(share * total): share for share in {self.stop, *self.logit_grid.get("stop", ())}}
 
