@@ -10,7 +10,8 @@ from torch.nn import functional
 
 from methods import _cache_search
 
-COSINES = 2**18  # of one block of rows with all queries: memory that is used again, not mapped anew
+# Cosines of one block of rows with all queries, memory that is used again and not mapped anew, and its least rows.
+COSINES, LEAST = 2**18, 256
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def neighbours(query: Tensor, support: Tensor, one_hot: Tensor, count: int) -> G
 
 def nearest(rows: Tensor, query: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Indices and cosines of the `count` nearest queries of each row: two (R, count)."""
-    cuts = _cache_search.blocks(len(rows), len(query), COSINES)
+    cuts = _cache_search.blocks(len(rows), len(query), max(COSINES, LEAST * len(query)))
     found = [(rows[block] @ query.T).topk(count, 1) for block in cuts]
     if not found:
         return torch.zeros(0, count, dtype=torch.int64, device=query.device), rows.new_zeros(0, count)
