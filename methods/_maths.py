@@ -121,34 +121,40 @@ def supervised_contrastive(z: Tensor, label: Tensor, tau: float) -> Tensor:
 
 
 class _Contrast(torch.autograd.Function):
-    """The loss with its gradient written out: faster than autograd, with half of the (M, M) votes, in place."""
+    """The loss with its gradient written out."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, label: Tensor, tau: float) -> Tensor:
-        one_class = torch.zeros(int(label.max()) + 1, z.shape[1], dtype=z.dtype, device=z.device)
-        others = one_class.index_add(0, label, z)[label] - z  # (M, D) the sum over P(i)
-        positives = label.bincount()[label] - 1  # (M,)
-        share = (positives > 0).to(z) / (positives > 0).sum()  # (M,) weight of a row in the mean
-        pull = (share / positives.clamp(min=1))[:, None] * others / tau  # (M, D)
-
-        # Votes are symmetric, so half of them are made, by strips of rows up to the diagonal.
-        strips = [slice(start, min(start + STRIP, len(z))) for start in range(0, len(z), STRIP)]
-        votes = [(z[rows] / tau @ z[: rows.stop].T).sub_(1 / tau).exp_() for rows in strips]  # (b, end), at most 1
-        total = torch.zeros_like(share)  # (M,)
-        for rows, vote in zip(strips, votes, strict=True):
-            vote[:, rows.start :].fill_diagonal_(0)
-            total[rows] += vote.sum(1)
-            total[: rows.start] += vote[:, : rows.start].sum(0)
-        push = share / total / tau  # (M,)
-        # Row i is pulled by its own term and by the terms of its positives, which are the same for both; it is pushed
-        # by its own term and by those of all others: one product with votes_ij * (push_i + push_j).
-        ctx.slope = -2 * pull  # (M, D)
-        for rows, vote in zip(strips, votes, strict=True):
-            vote *= push[rows, None] + push[: rows.stop]
-            ctx.slope[rows] += vote @ z[: rows.stop]
-            ctx.slope[: rows.start] += vote[:, : rows.start].T @ z[rows]
-        return (share * (total.log() + 1 / tau)).sum() - (pull * z).sum()
+        loss, ctx.slope = contrastive_slope(z, label, tau)
+        return loss
 
     @staticmethod
     def backward(ctx: Any, *above: Tensor) -> tuple[Tensor, None, None]:
         return above[0] * ctx.slope, None, None
+
+
+def contrastive_slope(z: Tensor, label: Tensor, tau: float) -> tuple[Tensor, Tensor]:
+    """`supervised_contrastive` and its slope by z, (M, D): with half of the (M, M) votes, in place."""
+    one_class = torch.zeros(int(label.max()) + 1, z.shape[1], dtype=z.dtype, device=z.device)
+    others = one_class.index_add(0, label, z)[label] - z  # (M, D) the sum over P(i)
+    positives = label.bincount()[label] - 1  # (M,)
+    share = (positives > 0).to(z) / (positives > 0).sum()  # (M,) weight of a row in the mean
+    pull = (share / positives.clamp(min=1))[:, None] * others / tau  # (M, D)
+
+    # Votes are symmetric, so half of them are made, by strips of rows up to the diagonal.
+    strips = [slice(start, min(start + STRIP, len(z))) for start in range(0, len(z), STRIP)]
+    votes = [(z[rows] / tau @ z[: rows.stop].T).sub_(1 / tau).exp_() for rows in strips]  # (b, end), at most 1
+    total = torch.zeros_like(share)  # (M,)
+    for rows, vote in zip(strips, votes, strict=True):
+        vote[:, rows.start :].fill_diagonal_(0)
+        total[rows] += vote.sum(1)
+        total[: rows.start] += vote[:, : rows.start].sum(0)
+    push = share / total / tau  # (M,)
+    # Row i is pulled by its own term and by the terms of its positives, which are the same for both; it is pushed
+    # by its own term and by those of all others: one product with votes_ij * (push_i + push_j).
+    slope = -2 * pull  # (M, D)
+    for rows, vote in zip(strips, votes, strict=True):
+        vote *= push[rows, None] + push[: rows.stop]
+        slope[rows] += vote @ z[: rows.stop]
+        slope[: rows.start] += vote[:, : rows.start].T @ z[rows]
+    return (share * (total.log() + 1 / tau)).sum() - (pull * z).sum(), slope

@@ -66,15 +66,20 @@ class DacV(Tip):
         images = _training.unit_views(self.support)  # (V, N, D)
         _need_positives(images, self.counts, episode.dataset)
 
-        def loss(step: int, adapter: Tensor) -> Tensor:
-            view, row = _draw(self.counts, len(images), self.batch, generator)
-            view, row = view.to(images.device), row.to(images.device)
-            z = _maths.unit(images[view, row] @ adapter.T)  # (M, D)
-            return _maths.supervised_contrastive(z, self.support.label[row], self.tau)
+        rows = images.flatten(0, 1)  # (V * N, D)
+
+        def slopes(step: int, adapter: Tensor) -> tuple[Tensor, tuple[Tensor]]:
+            view, row = _draw(self.counts, len(images), self.batch, generator)  # (M,), (M,)
+            x = rows.index_select(0, (view * images.shape[1] + row).to(rows.device))  # (M, D)
+            z = x @ adapter.T  # (M, D)
+            length = z.norm(dim=1, keepdim=True).clamp_(min=1e-12)  # (M, 1)
+            label = self.support.label[row.to(rows.device)]  # (M,)
+            loss, slope = _maths.contrastive_slope(z.div_(length), label, self.tau)  # (), (M, D)
+            return loss, (_maths.unit_slope(slope, z, length).T @ x,)
 
         identity = torch.eye(images.shape[-1], dtype=images.dtype, device=images.device)
         rates = _training.cosine(self.lr, self.steps)
-        (adapter,) = _training.descend(loss, identity, rates=rates, optimiser=_training.Adam())
+        (adapter,) = _training.descend_by(slopes, identity, rates=rates, optimiser=_training.Adam())
         return adapter
 
     def full_grid(self, dataset: str) -> dict[str, Sequence[float]]:
