@@ -9,7 +9,9 @@ from torch import Tensor
 from benchmarks.speed import plain
 from benchmarks.speed.conftest import CPU_TIME, Ratio
 from benchmarks.speed.problems import problem
+from harness.types import Method
 from methods.gda import Gda
+from methods.proker import Proker
 
 pytestmark = CPU_TIME
 
@@ -50,6 +52,27 @@ def test_apes_criterion(ratio: Ratio) -> None:
         rounds=3,
     )
     assert found >= 1000 / 2
+
+
+def test_prokers_search(ratio: Ratio) -> None:
+    """200 points of beta and lam on 800 support images, against a Cholesky factor for each."""
+    episode, query, answer = problem(100, 8, 400)
+    method = Proker().fit(episode)
+    some = method.at({})
+    some.logit_grid = {"beta": method.logit_grid["beta"][::9], "lam": method.logit_grid["lam"][::5]}
+    few, fast = Method.sweep(some, query, answer), method.sweep(query, answer)  # (3, 2), (20, 10)
+    assert (fast[::9, ::5] - few).abs().max() <= 1
+    found = ratio(lambda: _solve_all(some), lambda: method.sweep(query, answer), scale=200 / few.numel(), rounds=3)
+    assert found >= 4 / 2
+
+
+def _solve_all(method: Proker) -> None:
+    """The solutions alone of every point of its search, each by a factor of its own, in float64."""
+    for beta in method.logit_grid["beta"]:
+        gram = torch.exp(-beta * (1 - method.rows @ method.rows.T))  # (N, N)
+        for lam in method.logit_grid["lam"]:
+            factor = torch.linalg.cholesky(gram + lam * torch.eye(len(gram), dtype=gram.dtype))
+            torch.cholesky_solve(lam * method.error, factor)
 
 
 @pytest.mark.slow
