@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import mmap
 import sys
 import time
 from functools import lru_cache
 from pathlib import Path
 
 KEPT = 1 << 30  # bytes: blocks up to this size are reused, and so much may lie free at the end of the heap
+SPARE = 256 << 20  # bytes that may lie free when a measurement of peak memory begins
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 FRESH = 0.25  # seconds for which a measurement of the machine's pace stands
 
@@ -100,7 +102,7 @@ def keep_freed_memory() -> None:
     """Let this process reuse big blocks that it freed, where its allocator is glibc's.
 
     That maps each block above 32 MiB anew and gives it back when it is freed, and the system hands out zeroed pages
-    one fault at a time: 5 to 20 % of what methods with large tensors cost. `reset_peak_memory` gives back what is free.
+    one fault at a time: 5 to 20 % of what methods with large tensors cost. `reset_peak_memory` bounds what lies free.
     """
     if (libc := _glibc()) is not None:
         libc.mallopt(_MMAP_THRESHOLD, KEPT)
@@ -116,14 +118,31 @@ def _glibc() -> ctypes.CDLL | None:
     return None
 
 
+_resident_at_best = 0  # bytes after what was free had been given back
+
+
+def _give_back() -> None:
+    """Give freed memory back, if there is more than `SPARE`: a small cell pays for no page twice."""
+    global _resident_at_best
+    if (libc := _glibc()) is not None:
+        with contextlib.suppress(OSError):
+            if _resident() > _resident_at_best + SPARE:
+                libc.malloc_trim(0)
+                _resident_at_best = _resident()
+
+
+def _resident() -> int:
+    """Bytes of this process in memory, on Linux."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+
 def reset_peak_memory(device: str) -> None:
-    """Start a new measurement of peak memory, where the system can do that, with nothing kept that is free."""
+    """Start a new measurement of peak memory, where the system can do that, with no more than `SPARE` kept free."""
     if device.startswith("cuda"):
         import torch
 
         torch.cuda.reset_peak_memory_stats(device)
-    if (libc := _glibc()) is not None:
-        libc.malloc_trim(0)
+    _give_back()
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # Linux: restart the high-water mark of this process
 
