@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -633,3 +633,25 @@ def slowly(seconds: float) -> Tensor:
     while time.process_time() < end:
         pass
     return torch.full((2,), 3.0)
+
+
+def test_a_run_of_several_policies_fits_every_draw_once_and_scores_as_runs_apart_do(
+    make_pack: Callable[..., Any], harness_command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from methods.tip import Tip
+
+    fitted = []
+    fit = Tip.fit
+    monkeypatch.setattr(Tip, "fit", lambda self, episode: (fitted.append(episode.seed), fit(self, episode))[1])
+    monkeypatch.setattr(harness.fits, "SHORTEST", -1.0)
+    make_pack()
+    words = ("run", "--methods", "tip,tip[beta=2],linear_probe", "--datasets", "toy", "--shots", 2, "--seeds", "1,2")
+    assert harness_command(*words, "--selection", ",".join(POLICIES), "--results", "together")[0] == 0
+    assert fitted == [1, 1, 2, 2]  # with beta fixed, it is another method
+    for policy in POLICIES:
+        assert harness_command(*words, "--selection", policy, "--results", "apart")[0] == 0
+    found = [
+        {result.key: (result.test, result.val, result.hyperparameters, result.facts) for result in stored.results}
+        for stored in (harness.load("together"), harness.load("apart"))
+    ]
+    assert (found[0], len(found[0])) == (found[1], 24)
