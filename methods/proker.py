@@ -32,6 +32,7 @@ _TRANSFERRED = {1: (3.0, 0.05), 2: (2.6, 0.05), 4: (1.5, 0.05), 8: (1.66, 0.07),
 MANY_VIEWS = 256  # rows up to which views join: such a solution takes a millisecond, and 200 are searched
 FEW = 256  # rows up to which every point of the search is solved
 DENSE = 2048  # rows up to which the system is solved as it is
+SCORES = 2**20  # of one block of rows at every lam
 STRIP = 128  # rows of a symmetric product that are made at once
 LANDMARKS = 1024  # of the approximation beyond; twice the classes where those are more
 
@@ -141,7 +142,7 @@ class Proker(Method):
         """Right answers of one beta at every lam, from solutions at nodes (Z, C, n), weights (n, lams): (lams,)."""
         query, centres, solutions = _maths.unit(image), self.centres.to(image), solutions.to(image)
         counts = torch.zeros(weights.shape[1], dtype=torch.int64)
-        for rows in _cache_search.blocks(len(image), len(centres) + solutions.shape[1] * weights.shape[1]):
+        for rows in _cache_search.blocks(len(image), len(centres) + solutions.shape[1] * weights.shape[1], SCORES):
             vote = _kernel(query[rows], centres, beta) @ solutions.flatten(1)  # (b, C n)
             at_lams = vote.reshape(-1, *solutions.shape[1:]) @ weights.to(vote)  # (b, C, lams)
             score = at_lams + (query[rows] @ self.text.weight.T)[..., None]  # (b, C, lams)
