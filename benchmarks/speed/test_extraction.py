@@ -21,10 +21,10 @@ from benchmarks.speed import naive
 from harness import encoder, extract
 
 SMALL = {"layers": 2, "width": 128, "patch_size": 32}  # reading costs more than the model
+PART_OF_B_16 = {"layers": 4, "width": 768, "patch_size": 16}
 VIT_B_32 = {"layers": 12, "width": 768, "patch_size": 32}
 VIT_B_16 = {"layers": 12, "width": 768, "patch_size": 16}
-WITHOUT_UNITS, WITH_UNITS = 1.3, 3.0  # times as fast as the usual loop
-UNITS = 3.0  # bf16 products this many times as fast as fp32: AMX gives 4 to 6, AVX-512 alone 2
+IN_FP32, IN_BF16 = 1.3, 3.0  # times as fast as the usual loop; the second where bf16 units are fast enough for it
 ALIKE = 0.999  # cosine to the fp32 features of the usual loop
 
 
@@ -71,8 +71,11 @@ def bf16_gain() -> float:
     ("tower", "images", "batch", "precision", "rounds"),
     [
         pytest.param(SMALL, 128, 64, "fp32", 3, id="small tower, fp32"),
-        pytest.param(VIT_B_32, 64, 32, "bf16", 2, id="ViT-B-32, bf16", marks=pytest.mark.slow),
-        pytest.param(VIT_B_16, 8, 4, "bf16", 2, id="ViT-B-16, bf16", marks=pytest.mark.slow),
+        pytest.param(PART_OF_B_16, 16, 64, "fp32", 2, id="4 of 12 blocks of ViT-B-16, fp32"),
+        pytest.param(VIT_B_32, 64, 64, "fp32", 2, id="ViT-B-32, fp32", marks=pytest.mark.slow),
+        pytest.param(VIT_B_32, 64, 64, "bf16", 2, id="ViT-B-32, bf16", marks=pytest.mark.slow),
+        pytest.param(VIT_B_16, 16, 64, "fp32", 2, id="ViT-B-16, fp32", marks=pytest.mark.slow),
+        pytest.param(VIT_B_16, 16, 64, "bf16", 2, id="ViT-B-16, bf16", marks=pytest.mark.slow),
     ],
 )
 def test_extraction_beats_the_usual_loop(
@@ -108,5 +111,5 @@ def test_extraction_beats_the_usual_loop(
     found, gain = min(slow) / float(benchmark.stats.stats.min), bf16_gain()
     benchmark.extra_info.update(plain_s=min(slow), ratio=found, bf16_gain=gain, images=images, threads=1)
     assert torch.cosine_similarity(rows["usual"], rows["fast"]).min() >= ALIKE
-    goal = WITH_UNITS if precision == "bf16" and gain >= UNITS else WITHOUT_UNITS
+    goal = min(IN_BF16, IN_FP32 * gain) if precision == "bf16" else IN_FP32  # AMX gains 4 to 6, AVX-512 alone 2
     assert found >= goal / 2  # half, as another machine may be busy
