@@ -16,7 +16,9 @@ What one Python process cannot prevent, so that `--isolate` exists, where the me
 - copies of the data in other places, such as the folder that a pack was imported from;
 - what a method left in this process, once the run is over: a notebook that goes on has it in its memory;
 - the validation labels that `sweep` is given, and the test images, without labels, that `logits` is given: a method
-  can keep both, and use them in a later fit. Both are for choosing and scoring alone.
+  can keep both, and use them in a later fit. Both are for choosing and scoring alone;
+- the test labels that `sweep` is given under the policy `oracle`: a method can keep them outside of itself and use them
+  in later cells of the run, so run `oracle` by itself for methods that you don't trust.
 Don't run methods that you don't trust where test data lies.
 """
 
