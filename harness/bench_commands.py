@@ -6,11 +6,17 @@ import contextlib
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from harness.errors import Exit, NothingSelected
+from harness.errors import Exit, NothingSelected, UsageError
 from harness.printing import note, print_grid, print_json
 
+if TYPE_CHECKING:
+    from harness.plan import Plan, RunSpec
+    from harness.results import Store
+
+USUAL = "val-min4"  # the policy of the timed search
 STAGES = ("fit", "select", "predict")
 OF_STAGES = tuple(head for stage in STAGES for head in (f"{stage} cold (s)", f"{stage} (s)", "±"))
 HEADERS = ("data set", "method", "shots", *OF_STAGES, "images/s", "fit GFLOP", "parameters", "host MB", "device MB")
@@ -19,7 +25,7 @@ HEADERS = ("data set", "method", "shots", *OF_STAGES, "images/s", "fit GFLOP", "
 def bench(options: Namespace) -> int:
     """Time the stages of the methods asked for, on cells whose features are here."""
     from harness.bench import bench as timed
-    from harness.plan import RunSpec, make_plan
+    from harness.plan import RunSpec
     from harness.results import Store
 
     spec = RunSpec(
@@ -29,14 +35,14 @@ def bench(options: Namespace) -> int:
         seeds=options.seeds,
         encoder=options.encoder,
         prompts=options.prompts,
-        selection=options.selection,
+        selection=options.selection or USUAL,
         results=options.results,
         device=options.device,
         precision=options.precision,
     )
     store = Store(spec.results)
     with contextlib.redirect_stdout(sys.stderr):  # what a method prints must not mix with what we print
-        plan = make_plan(spec, store, note)
+        plan = _plan(spec, store, may_skip_search=options.selection is None)
         records = list(timed(plan, options.repeats, spec.results, note, options.images))
     if not records:
         raise NothingSelected("Nothing was timed: every method failed, as said above.")
@@ -45,6 +51,20 @@ def bench(options: Namespace) -> int:
     else:
         _show(records, options)
     return Exit.OK if len(records) == len(plan.cells) else Exit.SOME_FAILED
+
+
+def _plan(spec: RunSpec, store: Store, may_skip_search: bool) -> Plan:
+    """The plan, without a search where the usual policy has no validation images and none was asked for."""
+    from harness.plan import make_plan
+
+    try:
+        return make_plan(spec, store, note)
+    except UsageError as error:
+        if not may_skip_search:
+            raise
+        plan = make_plan(replace(spec, selection="none"), store)  # raises again where that was not the reason
+        note(f"No search is timed. {error}")
+        return plan
 
 
 def _show(records: Sequence[dict[str, Any]], options: Namespace) -> None:

@@ -216,8 +216,8 @@ def _add_bench(commands: Any) -> None:
     _list_flag(bench, "--shots", _numbers, "images per class (default: 16, or what the data set allows)", None)
     _list_flag(bench, "--seeds", _numbers, "few-shot draws (default: 1)", [1])
     bench.add_argument("--repeats", type=int, default=10, help="counted calls of each stage (default: %(default)s)")
-    bench.add_argument("--selection", default="val-min4", metavar="POLICY",
-                       help="how the timed search chooses; none: no search (default: %(default)s)")  # fmt: skip
+    bench.add_argument("--selection", metavar="POLICY",
+                       help="how the timed search chooses; none: no search (default: val-min4)")  # fmt: skip
     bench.add_argument("--images", type=int, default=64, metavar="N",
                        help="images whose extraction is timed; 0: none (default: %(default)s)")  # fmt: skip
     bench.add_argument("--encoder", metavar="NAME[:PRETRAINED]", help="an open_clip model, a checkpoint, or demo")

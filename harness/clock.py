@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 KEPT = 1 << 30  # bytes: blocks up to this size are reused, and so much may lie free at the end of the heap
+OLD_MOST = 32 << 20  # bytes: the most that glibc before 2.35 takes for the first of these
 SPARE = 256 << 20  # bytes that may lie free when a measurement of peak memory begins
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 FRESH = 0.25  # seconds for which a measurement of the machine's pace stands
@@ -105,7 +106,8 @@ def keep_freed_memory() -> None:
     one fault at a time: 5 to 20 % of what methods with large tensors cost. `reset_peak_memory` bounds what lies free.
     """
     if (libc := _glibc()) is not None:
-        libc.mallopt(_MMAP_THRESHOLD, KEPT)
+        # Before 2.35 it took no more than 32 MiB, and a trim threshold alone would freeze the other at 128 KiB.
+        _ = libc.mallopt(_MMAP_THRESHOLD, KEPT) or libc.mallopt(_MMAP_THRESHOLD, OLD_MOST)
         libc.mallopt(_TRIM_THRESHOLD, KEPT)
 
 
@@ -126,7 +128,9 @@ def _give_back() -> None:
     global _resident_at_best
     if (libc := _glibc()) is not None:
         with contextlib.suppress(OSError):
-            if _resident() > _resident_at_best + SPARE:
+            now = _resident()
+            _resident_at_best = min(_resident_at_best or now, now)
+            if now > _resident_at_best + SPARE:
                 libc.malloc_trim(0)
                 _resident_at_best = _resident()
 

@@ -113,6 +113,7 @@ class Encoder:
         if self.device != "cpu":
             return contextlib.nullcontext()
         if self._packed is None or not self._packed.is_of(self.model.visual):
+            self._packed = None  # never two layouts at a time
             self._packed = packed.pack(self.model.visual)
         return packed.in_use(self._packed)
 

@@ -85,6 +85,7 @@ class Kept:
     def __init__(self, device: str) -> None:
         self.device, self.spared, self.made_here = device, NOTHING, NOTHING
         self._owner, self._waiting, self._seen, self._open = "", False, 0, ""
+        self._full = False  # a fit of this owner was too large: the others are not copied in vain
         self._fits: dict[str, _Made] = {}
         self._tensors: dict[str, _Made] = {}
         self._used: dict[str, Spent] = {}  # by the fit under way
@@ -94,6 +95,7 @@ class Kept:
         """The next cell: its method with overrides, its policy, and whether another policy of `owner` is to come."""
         if owner != self._owner:
             self._fits.clear()
+            self._full = False
         self._owner, self._waiting, self._seen, self.spared = owner, waiting, SEEN[selection], NOTHING
         self._paid.clear()
 
@@ -118,19 +120,20 @@ class Kept:
 
     def keep(self, key: str, made: _Made) -> None:
         """Store a copy of what `fit` has just given, if another cell will ask for it and it fits in."""
-        if not self._waiting or made.alone.cost < SHORTEST or made.thing.trains_encoder:
+        if not self._waiting or self._full or made.alone.cost < SHORTEST or made.thing.trains_encoder:
             return
         clock_here = _Clock(self.device)
         copied: dict[int, Any] = {}
         try:
             with lock.closed():
                 twin = copy.deepcopy(made.thing, copied)
+            size = _bytes(copied)
         except HarnessError:
             raise
         except Exception:
-            return  # what cannot be copied is fitted again
-        size = _bytes(copied)
-        if size + sum(other.bytes for other in self._fits.values()) <= MOST_BYTES:
+            return  # what cannot be copied or measured is fitted again
+        self._full = size + sum(other.bytes for other in self._fits.values()) > MOST_BYTES
+        if not self._full:
             self._fits[key] = replace(made, thing=twin, bytes=size)
         self.spared += -clock_here.spent()
 
@@ -170,8 +173,13 @@ class Kept:
 
     @contextmanager
     def fitting(self, cls: type[Method]) -> Iterator[None]:
-        """Around every call in which a method fits: what it is given depends on what it declares."""
-        self._open, self.made_here = f"{cls.raw} {cls.views} {cls.second_space!r}", NOTHING
+        """Around every call in which a method fits: what it is given depends on what it declares.
+
+        Methods of this project share tensors with each other, where they name the same step. Another's, which may
+        replace such a step and keep its name, shares with itself alone.
+        """
+        whose = "" if cls.__module__.partition(".")[0] == "methods" else f"{cls.__module__}.{cls.__qualname__} "
+        self._open, self.made_here = f"{whose}{cls.raw} {cls.views} {cls.second_space!r}", NOTHING
         self._used.clear()
         try:
             yield
@@ -190,6 +198,7 @@ def fits(
     """
     together = fits_together(cls)
     keys = [_key(cls, values) for values in settings]
+    keys = [f"{key} {keys[:number].count(key)}" for number, key in enumerate(keys)]  # a grid may name a point twice
     if together:  # a fit may depend on those made beside it, by rounding
         keys = [f"{number} of {keys}" for number in range(len(keys))]
     here = kept.has(keys)
@@ -255,7 +264,7 @@ def _versions(episode: Episode) -> list[int]:
 
 
 def _bytes(copied: Mapping[int, Any]) -> int:
-    """Bytes of all tensors among copied objects, each storage once."""
+    """Bytes of all tensors and arrays among copied objects, each storage once."""
     import torch
 
     storages = {
@@ -263,4 +272,9 @@ def _bytes(copied: Mapping[int, Any]) -> int:
         for thing in copied.values()
         if isinstance(thing, torch.Tensor)
     }
-    return sum(storages.values())
+    arrays = {
+        id(thing): thing.nbytes
+        for thing in copied.values()
+        if not isinstance(thing, torch.Tensor) and isinstance(getattr(thing, "nbytes", None), int)
+    }
+    return int(sum(storages.values()) + sum(arrays.values()))

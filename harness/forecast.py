@@ -98,7 +98,8 @@ class Forecast:
 
     def against(self, computed: Sequence[Result], took: float) -> str:
         """The forecast and what computing took, extraction apart; empty where some cell had no forecast."""
-        extracted = {result.identity.dataset: result.timing.extract_s or 0.0 for result in computed}
+        own = [result for result in computed if "source" not in result.digests]  # a shifted set tells its source's
+        extracted = {result.identity.dataset: result.timing.extract_s or 0.0 for result in own}
         seconds = self.seconds()
         if seconds is None or not math.isfinite(self.cells(self._plan.missing)):
             return ""
@@ -117,7 +118,8 @@ def spoken(seconds: float) -> str:
 def _counts(result: Result) -> bool:
     """Whether a record tells what a cell took: of those that share a fit, the one of its own test set."""
     told = isinstance(result.provenance.get("seconds"), int | float)
-    return result.status == "ok" and result.test is not None and told and "source" not in result.digests
+    sized = result.test is not None and bool(result.test.per_class_accuracy)
+    return result.status == "ok" and sized and told and "source" not in result.digests
 
 
 def _here(device: str) -> dict[str, Any]:

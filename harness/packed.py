@@ -44,7 +44,10 @@ def pack(tower: Any) -> Packed:
     state = _state(tower)
     if not _available(tower):
         return Packed([], state)
-    return Packed([*_linears(tower), *_attentions(tower), *_last_block(tower)], state)
+    try:
+        return Packed([*_linears(tower), *_attentions(tower), *_last_block(tower)], state)
+    except (RuntimeError, MemoryError):  # no room for a second layout, or a processor without this precision's units
+        return Packed([], state)
 
 
 @contextmanager
@@ -62,7 +65,8 @@ def in_use(packed: Packed) -> Iterator[None]:
 
 
 def _state(tower: Any) -> list[tuple[int, int]]:
-    return [(weight.data_ptr(), weight._version) for weight in tower.parameters()]
+    # Optimisers of fused kernels and writes through `.data` raise no version: work on `Encoder.copy()` with those.
+    return [(one.data_ptr(), 0 if one.is_inference() else one._version) for one in tower.parameters()]
 
 
 def _available(tower: Any) -> bool:

@@ -219,6 +219,8 @@ def _jobs(spec: RunSpec, device: str) -> int:
     """How many processes compute side by side."""
     if type(spec.jobs) is not int or spec.jobs < 0:
         raise UsageError(f"--jobs takes the number of processes, or auto, not {spec.jobs!r}.")
+    if spec.isolate and spec.jobs != 1:
+        raise UsageError("--isolate gives each cell a process of its own already, one by one: leave out --jobs.")
     if device == "cpu":
         return spec.jobs or machine.cores()
     if spec.jobs > 1:

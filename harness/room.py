@@ -31,11 +31,15 @@ class Need:
         return sum(self.parts.values())
 
 
-def check(cells: Iterable[Cell], device: str) -> None:
-    """Raise Missing for the first cell that cannot fit. Cost: one look per data set, shots and views."""
+def check(cells: Iterable[Cell], device: str, jobs: int = 1) -> None:
+    """Raise Missing for the first cell that cannot fit beside `jobs` - 1 like it.
+
+    Cost: one look per data set, shots and views.
+    """
     have, addresses = free_bytes(device), process_free()
     if have is None:
         return
+    have //= jobs
     looked = set[tuple[int, int, int, bool, str]]()
     for cell in cells:
         cls = cell.method.cls
@@ -44,7 +48,7 @@ def check(cells: Iterable[Cell], device: str) -> None:
             continue
         looked.add(kind)
         if (need := needs(cell, device)).bytes > have:
-            raise Missing(_refusal(cell, need, have))
+            raise Missing(_refusal(cell, need, have, jobs))
         if device == "cpu" and addresses is not None and (need := needs(cell, device, mapped=True)).bytes > addresses:
             raise Missing(_refusal(cell, need, addresses))
 
@@ -91,11 +95,12 @@ def _file(source: PackSource, part: str) -> int:
     return 0 if found is None else found.bytes
 
 
-def _refusal(cell: Cell, need: Need, have: int) -> str:
+def _refusal(cell: Cell, need: Need, have: int, jobs: int = 1) -> str:
     parts = ", ".join(f"{what}: {size:,}" for what, size in need.parts.items())
+    each, fewer = (f" for each of {jobs} processes", "--jobs or --shots") if jobs > 1 else ("", "--shots")
     return (
         f"{cell.name} cannot fit: it needs at least {need.bytes:,} bytes of memory on {need.device} ({parts}), and "
-        f"{have:,} are free. Use fewer --shots, an --encoder with narrower features, or a machine with more memory."
+        f"{have:,} are free{each}. Use fewer {fewer}, an --encoder with narrower features or a larger machine."
     )
 
 

@@ -67,7 +67,7 @@ def run(spec: RunSpec, watch: Watch | None = None) -> Report:
     watch.begin(plan)
     try:
         if plan.missing:
-            room.check(plan.missing, plan.device)
+            room.check(plan.missing, plan.device, plan.jobs)
             predicted, begun = forecast.Forecast(plan, store), time.perf_counter()
             with lock.on_watch():
                 for cell, results in _as_they_end(spec, store, report, watch, predicted):

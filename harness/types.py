@@ -155,8 +155,9 @@ class Method(ABC):
 
     @classmethod
     def fit_all(cls, settings: Sequence[Mapping[str, Any]], episode: Episode) -> Iterator[Self]:
-        """Fitted methods for all `settings`, field values by name, in their order; each equals `fit` with them alone.
+        """Fitted methods for all `settings`, field values by name, in their order.
 
+        Each equals `fit` with its settings alone, as closely as the method solves its problem.
         One after the other, when asked for, so that memory holds one at a time. Override it where fits share work:
         with `yield`, outside of any `with` that changes the process, such as torch's gradient mode. The runner fits
         with it. A subclass that replaces `fit` alone is fitted with that `fit`, one setting at a time.

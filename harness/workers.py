@@ -73,7 +73,7 @@ class _Worker:
         """What ended a worker that is no more."""
         for process in self._processes:
             process.join(1)
-            if process.exitcode == -signal.SIGKILL:
+            if process.exitcode and process.exitcode == -getattr(signal, "SIGKILL", 0):  # Windows has none
                 return "its worker process was killed, as a system does that runs out of memory: use fewer --jobs"
             if process.exitcode:
                 return f"its worker process ended with code {process.exitcode}"

@@ -121,7 +121,7 @@ class Adam:
 
     def state(self, parameters: Sequence[Tensor]) -> list[list[Tensor]]:
         means, squares = ([torch.zeros_like(parameter) for parameter in parameters] for _ in range(2))
-        counts = [torch.zeros((), device=parameter.device) for parameter in parameters]
+        counts = [torch.zeros((), dtype=torch.float32, device=parameter.device) for parameter in parameters]
         return [means, squares, counts]
 
     def move(

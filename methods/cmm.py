@@ -53,7 +53,7 @@ class Cmm(Method):
         def slopes(step: int, residual: Tensor) -> tuple[Tensor, list[Tensor]]:
             image = images[step % len(images)]  # (N, D)
             mapped = torch.addmm(image, image, residual.T)  # (N, D)
-            length = mapped.norm(dim=1)  # (N,)
+            length = mapped.norm(dim=1).clamp_(min=1e-12)  # (N,)
             cosine = (self.text.weight @ mapped.T).div_(length)  # (C, N)
             loss, slope = _maths.cross_entropy_slope(self.text.scale * cosine, label, dim=0)  # (), (C, N)
             triplet, pull = triplet_slope(cosine, label, self.margin)  # (), (C, N)

@@ -60,9 +60,12 @@ class LinearProbe(Method):
 
     @classmethod
     def _along(cls, methods: Sequence[Self], episode: Episode) -> Iterator[Self]:
-        """Fit them in turn, along one path; `iterations` are all from W = 0 on."""
-        tol, most = min(method.tol for method in methods), max(method.max_iterations for method in methods)
-        path = logistic_path(episode, [method.c for method in methods], tol, most)
+        """Fit them in turn, along one path where they differ in c alone; `iterations` are all from W = 0 on."""
+        if len({(method.tol, method.max_iterations) for method in methods}) > 1:
+            yield from (next(cls._along([method], episode)) for method in methods)
+            return
+        strengths = [method.c for method in methods]
+        path = logistic_path(episode, strengths, methods[0].tol, methods[0].max_iterations)
         for method, solution in zip(methods, path, strict=True):
             yield method._take(*solution)
 
@@ -97,6 +100,8 @@ def logistic_path(
     # about 4 balance weights and bias. On the demo's features this halves the iterations.
     centre = image.mean(0)  # (D,)
     size = (image - centre).square().sum(1).mean().sqrt() / 4
+    if float(size) == 0:
+        raise HarnessError("Logistic regression needs support images that differ; here all features are the same.")
     near = (image - centre) / size  # (N, D)
     problem = _Ridge(torch.cat([near, near.new_ones(len(near), 1)], 1), label)
     pairs: _Pairs = deque(maxlen=MEMORY)

@@ -655,3 +655,47 @@ def test_a_run_of_several_policies_fits_every_draw_once_and_scores_as_runs_apart
         for stored in (harness.load("together"), harness.load("apart"))
     ]
     assert (found[0], len(found[0])) == (found[1], 24)
+
+
+@dataclass
+class Renewed(Halfway):
+    """Another way to do the step, under the name that its parent gave it."""
+
+    def fit(self, episode: Episode) -> Renewed:
+        self.half = episode.once(f"half width={self.width}", lambda: torch.full((2,), 7.0))
+        return self
+
+
+def test_a_plug_in_never_gets_the_tensor_of_a_class_above_it_by_its_name() -> None:
+    kept = Kept("cpu")
+    for cls in (Halfway, Renewed):
+        kept.begin(cls.__name__, "none", False)
+        method = tune(cls, {}, episode(), "none", never, "cpu", kept).method
+    assert method.half.tolist() == [7.0, 7.0]  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("any_length")
+def test_a_grid_that_names_a_point_twice_is_no_trouble() -> None:
+    class Twice(Learning):
+        fit_grid = {"width": (2, 2, 1)}
+
+    alone, together = (shared(Twice, policies)[-1] for policies in (("val-full",), ("val-min4", "val-full")))
+    assert together.values == alone.values and together.tried == alone.tried
+
+
+@pytest.mark.usefixtures("any_length")
+def test_what_cannot_be_measured_is_fitted_again() -> None:
+    class Sparse(Learning):
+        def fit(self, episode: Episode) -> Sparse:
+            super().fit(episode)
+            self.graph = torch.eye(3).to_sparse()
+            return self
+
+    first, last = shared(Sparse, ("val-min4", "val-full"))
+    assert first.tried == last.tried
+
+
+def test_arrays_count_as_tensors_do() -> None:
+    import numpy as np
+
+    assert harness.fits._bytes({1: np.zeros(1000), 2: torch.zeros(10)}) == 8040
