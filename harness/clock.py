@@ -129,7 +129,7 @@ def _give_back() -> None:
     if (libc := _glibc()) is not None:
         with contextlib.suppress(OSError):
             now = _resident()
-            _resident_at_best = min(_resident_at_best or now, now)
+            _resident_at_best = min(_resident_at_best, now)
             if now > _resident_at_best + SPARE:
                 libc.malloc_trim(0)
                 _resident_at_best = _resident()
