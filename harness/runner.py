@@ -199,10 +199,7 @@ def run_cell(
             labelled = _labelled(held[0], cell.selection)
             choose = child.tune if child else partial(tune, kept=kept)
             choice = choose(cls, cell.method.overrides, episode, cell.selection, labelled, device)
-            cost, waited, spared = meter.seconds(), _since(queue, device), choice.spared
-            costs = [None if child else cost + spared.cost, *[0.0] * (len(held) - 1)]  # the first is that of the fit
-            first = None if child or waited is None else waited + spared.queued
-            queues = [first, *[None if child else 0.0] * (len(held) - 1)]
+            spent = _spent_on_the_fit(meter.seconds(), _since(queue, device), choice, isolated, len(held))
             common = _common(cell, choice, episode.support.views)
             sets = [(record.source.columns, here) for record, here in zip(cell.records, held, strict=True)]
             classes = len(episode.text.classes)
@@ -217,19 +214,23 @@ def run_cell(
         pace = (before + clock.pace(device)) / 2
         common["provenance"] = _provenance(device, started, begun) | (child.provenance() if child else {})
         return [
-            _result(
-                cell,
-                record,
-                test,
-                _timing(choice, test, made, extract_s, device, cost, queued, pace),
-                common,
-            )
-            for record, test, made, cost, queued in zip(cell.records, tests, predicted, costs, queues, strict=True)
+            _result(cell, record, test, _timing(choice, test, made, extract_s, device, *fit, pace), common)
+            for record, test, made, fit in zip(cell.records, tests, predicted, spent, strict=True)
         ]
     except HarnessError as error:
         return _failed(cell, str(error), device, started, begun)
     except (Exception, SystemExit) as error:  # a method may raise anything, and must not end the run
         return _failed(cell, f"{type(error).__name__}: {error}", device, started, begun)
+
+
+def _spent_on_the_fit(
+    cost: float, waited: float | None, choice: Choice, isolated: bool, records: int
+) -> list[tuple[float | None, float | None]]:
+    """Cost and time in the queue, for each record: the first bears the fit. Those of another process are not known."""
+    if isolated:
+        return [(None, None), *[(0.0, None)] * (records - 1)]
+    queued = None if waited is None else waited + choice.spared.queued
+    return [(cost + choice.spared.cost, queued), *[(0.0, 0.0)] * (records - 1)]
 
 
 def _result(cell: Cell, record: Record, test: Score, timing: Timing, common: dict[str, Any]) -> Result:
