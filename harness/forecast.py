@@ -1,7 +1,10 @@
 """How long a plan will take, from records of the same machine, threads, method and selection policy in the store.
 
-seconds = a * C^p * S^q with C classes and S shots, fitted in logarithms for each method and policy by itself. Where the
-same data set was run with as many shots, its mean stands instead.
+seconds = a0 + a1 N + a2 N C + a3 N^2 + a4 T C + a5 T N, no a below 0, with C classes, N = C * shots support images and
+T test images, D alike: what a cell begins with, maps of each support image, its logits, keys against keys, logits of
+the test images, and these against keys. The a are fitted to each method and policy by itself. Where the same data set
+was run with as many shots, its mean stands instead. Seconds are the wall time of a cell as it ran (`seconds` of its
+provenance), what it found done by others left out and other programs on the machine included: a plan waits for both.
 """
 
 from __future__ import annotations
@@ -11,48 +14,73 @@ import os
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 from harness import machine
+from harness.episodes import ImageSource, PackSource, Source
 from harness.plan import Cell, Plan
 from harness.results import Store
 from harness.types import Result
 
-Place = tuple[str, int, int]  # data set, classes, shots
-USUAL = (1.0, 1.0)  # p and q where records don't tell: as many classes or shots more, as much more time
+PULL = 0.2  # of each term towards 0, against errors relative to what was measured: terms that tell the same share it
+CLOSE = 1e-6  # part of what was measured, by which terms may still move when the fit ends
+ROUNDS = 2000
+
+
+class Place(NamedTuple):
+    """What the cost of a cell grows with."""
+
+    dataset: str
+    classes: int
+    shots: int
+    test: int  # test images
+
+    def terms(self) -> tuple[float, ...]:
+        """What each part of the cost is proportional to; the first is the constant."""
+        support = self.classes * self.shots
+        return (1, support, support * self.classes, support**2, self.test * self.classes, self.test * support)
 
 
 class Law:
-    """Seconds of a cell by its place; `known` must not be empty."""
+    """Seconds of a cell by its place; `known` must not be empty. It is fitted when first asked for a new place."""
 
     def __init__(self, known: Mapping[Place, Sequence[float]]) -> None:
         self.means = {place: sum(took) / len(took) for place, took in known.items()}
-        points = [(math.log(c), math.log(s), math.log(max(mean, 1e-6))) for (_, c, s), mean in self.means.items()]
-        self._centre = [sum(axis) / len(points) for axis in zip(*points, strict=True)]
-        self._slopes = _slopes([[one - mean for one, mean in zip(p, self._centre, strict=True)] for p in points])
 
-    def seconds(self, dataset: str, classes: int, shots: int) -> float:
-        """The mean of cells at this very place, or what the law says."""
-        if (measured := self.means.get((dataset, classes, shots))) is not None:
+    def seconds(self, place: Place) -> float:
+        """The mean of cells at this very place, or what the law says: never less for more of anything."""
+        if (measured := self.means.get(place)) is not None:
             return measured
-        at = zip(self._slopes, (math.log(classes), math.log(shots)), self._centre, strict=False)
-        return math.exp(self._centre[2] + sum(slope * (x - mean) for slope, x, mean in at))
+        return sum(factor * term for factor, term in zip(self.factors, place.terms(), strict=True))
+
+    @cached_property
+    def factors(self) -> list[float]:
+        """The a of the terms, in seconds."""
+        rows = [[term / max(mean, 1e-6) for term in place.terms()] for place, mean in self.means.items()]
+        largest = [max(column) for column in zip(*rows, strict=True)]
+        shares = _shares([[term / most for term, most in zip(row, largest, strict=True)] for row in rows])
+        return [share / most for share, most in zip(shares, largest, strict=True)]
 
 
-def _slopes(points: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """Least squares of y = p x + q z for centred (x, z, y); neither below 0, as more classes and shots save no time.
+def _shares(rows: Sequence[Sequence[float]]) -> list[float]:
+    """Minimise |rows x - 1|^2 + PULL^2 |x|^2 over x >= 0, for rows of numbers in 0..1: one number of x after the other.
 
-    A slope that the points leave open is the usual one: a pull towards it that is too weak to be seen elsewhere.
+    Most of x ends at 0. The pull decides where a few rows leave open what the cost grows with. In plain Python, as
+    there are six numbers, and a plan that is only shown must not wait for scipy to be imported.
     """
-    xx, zz, xz, xy, zy = (sum(p[i] * p[j] for p in points) for i, j in ((0, 0), (1, 1), (0, 1), (0, 2), (1, 2)))
-    weak = 1e-9
-    xx, zz, xy, zy = xx + weak, zz + weak, xy + weak * USUAL[0], zy + weak * USUAL[1]
-    p, q = (xy * zz - zy * xz) / (xx * zz - xz * xz), (zy * xx - xy * xz) / (xx * zz - xz * xz)
-    if p < 0:
-        p, q = 0.0, zy / zz
-    if q < 0:
-        p, q = xy / xx, 0.0
-    return max(0.0, p), max(0.0, q)
+    columns = list(zip(*rows, strict=True))
+    gram = [[sum(p * q for p, q in zip(one, other, strict=True)) for other in columns] for one in columns]
+    x = [0.0] * len(columns)
+    for _ in range(ROUNDS):
+        moved = 0.0
+        for j, column in enumerate(columns):
+            rest = sum(column) - sum(g * value for g, value in zip(gram[j], x, strict=True)) + gram[j][j] * x[j]
+            new = max(0.0, rest / (gram[j][j] + PULL**2))
+            moved, x[j] = max(moved, abs(new - x[j])), new
+        if moved < CLOSE:
+            break
+    return x
 
 
 class Forecast:
@@ -64,20 +92,24 @@ class Forecast:
         if plan.jobs > 1:
             threads = max(1, min(threads, machine.cores() // plan.jobs))
         known: dict[tuple[str, str], dict[Place, list[float]]] = defaultdict(lambda: defaultdict(list))
-        self.records = 0
+        self.records, self._tests = 0, dict[int, int | None]()
         for result in store.load().results:
             if _counts(result) and _told(result, here) == (here, threads):
                 who, test = result.identity, result.test
                 assert test is not None
-                place = (who.dataset, len(test.per_class_accuracy or ()), who.shots)
+                place = Place(who.dataset, len(test.per_class_accuracy or ()), who.shots, test.total)
                 known[who.method, who.selection][place].append(float(result.provenance["seconds"]))
                 self.records += 1
         self._laws = {key: Law(places) for key, places in known.items()}
 
     def cell(self, cell: Cell) -> float | None:
-        """Wall seconds of one cell; None where its method has no record."""
-        law = self._laws.get((cell.method.name, cell.selection))
-        return None if law is None else law.seconds(cell.source.name, cell.source.classes, cell.shots)
+        """Wall seconds of one cell; None where its method has no record, or its test images cannot be counted."""
+        source, law = cell.source, self._laws.get((cell.method.name, cell.selection))
+        if id(source) not in self._tests:
+            self._tests[id(source)] = _test_images(source)
+        if law is None or (test := self._tests[id(source)]) is None:
+            return None
+        return law.seconds(Place(source.name, source.classes, cell.shots, test))
 
     def cells(self, cells: Iterable[Cell]) -> float:
         """Of several; an unknown one counts as endless, so that it begins first."""
@@ -113,6 +145,20 @@ def spoken(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}" if seconds < 10 * size else f"{seconds / size:.0f} {unit}"
     return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+
+
+def _test_images(source: Source) -> int | None:
+    """How many there are, from a list or the head of a file: no label is read here. None where that is damaged."""
+    if isinstance(source, ImageSource):
+        return len(source.split.test)
+    assert isinstance(source, PackSource)
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(source.pack.folder / "test.safetensors", "pt") as file:
+            return int(file.get_slice("label").get_shape()[0])
+    except (SafetensorError, OSError):
+        return None
 
 
 def _counts(result: Result) -> bool:

@@ -12,6 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -19,6 +20,9 @@ from torch.nn import functional
 
 from benchmarks import SUITES
 from benchmarks.speed.problems import DIM
+
+if TYPE_CHECKING:
+    from harness.forecast import Place
 
 TEN = tuple(name for name in SUITES["core11"] if name != "imagenet")
 SHOTS, SEEDS, VIEWS = (1, 2, 4, 8, 16), (1, 2, 3), 10
@@ -153,8 +157,18 @@ def estimate(cells: dict[tuple[str, int], list[float]]) -> float:
     """
     from harness.forecast import Law
 
-    law = Law({(name, _classes(name), shots): took for (name, shots), took in cells.items()})
-    return len(SEEDS) * sum(law.seconds(name, _classes(name), shots) for name in TEN for shots in SHOTS)
+    law = Law({_place(name, shots): took for (name, shots), took in cells.items()})
+    return len(SEEDS) * sum(law.seconds(_place(name, shots)) for name in TEN for shots in SHOTS)
+
+
+def _place(dataset: str, shots: int) -> Place:
+    """What `harness.forecast` asks of a place, from the data set's description."""
+    from harness import find
+    from harness.forecast import Place
+
+    counts = find.dataset(dataset).counts
+    assert counts is not None, f"{dataset} states no sizes"
+    return Place(dataset, _classes(dataset), shots, counts[2])
 
 
 if __name__ == "__main__":
