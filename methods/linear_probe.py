@@ -15,6 +15,8 @@ from harness.errors import HarnessError, UsageError
 from harness.types import Episode, Method
 
 MEMORY = 10  # steps of which the solver remembers what they did to the gradient
+SINGLE = 1e-4  # tolerance from which products are in fp32
+REFRESH = 8  # strengths after which scores are made anew from the weights
 _Pairs = deque[tuple[Tensor, Tensor, float]]  # step, change of the gradient, one over their product
 
 
@@ -37,6 +39,8 @@ class LinearProbe(Method):
     1 at W = 0, and W is then within 2 tol of the optimum, relatively. scikit-learn's absolute tolerance (1e-4, loss
     divided by n) leaves 1,000 classes of unit-norm features at W = 0. Each C_ begins where the ones before it point to,
     with what they learnt of the curvature; a C_ that is fixed begins at W = 0 and ends within the same tolerance.
+    At a tol of 1e-4 or more the two products of a step are made in fp32, the rest in float64: on made-up features of
+    101 and 397 classes as many iterations as in float64, and weights within 2e-5 of those, relatively.
     """
 
     c: float = 0.316  # inverse strength of the penalty
@@ -102,8 +106,9 @@ def logistic_path(
     size = (image - centre).square().sum(1).mean().sqrt() / 4
     if float(size) == 0:
         raise HarnessError("Logistic regression needs support images that differ; here all features are the same.")
-    near = (image - centre) / size  # (N, D)
-    problem = _Ridge(torch.cat([near, near.new_ones(len(near), 1)], 1), label)
+    # fp32 errs by 1e-6 of a gradient. Scores and sums stay in float64: a loss near 0 is a small difference of them.
+    products = torch.float32 if tol >= SINGLE else torch.float64
+    problem = _Ridge((image - centre).div_(size).to(products), label)
     pairs: _Pairs = deque(maxlen=MEMORY)
     last = here = problem.start(classes)
     taken = 0
@@ -112,6 +117,8 @@ def logistic_path(
         pairs = problem.turned(pairs, problem.decay - before)
         # Along even steps of log C_ the weights move nearly straight on: a sixth of the iterations.
         guess = here if number < 2 else problem.moved(here, 2.0, last, -1.0)
+        if number % REFRESH == REFRESH - 1:  # as going straight on adds up what is missing
+            guess = problem.along(guess.theta)
         last = here
         here, iterations, gradient = _lbfgs(problem, guess, pairs, tol, max_iterations)
         taken += iterations
@@ -125,47 +132,50 @@ def logistic_path(
 class _Point:
     """W and b side by side, and the scores that they give, which are linear in them."""
 
-    theta: Tensor  # (C, D + 1)
-    scores: Tensor  # (N, C)
+    theta: Tensor  # (C, D + 1) float64
+    scores: Tensor  # (C, N) float64: with the classes first, products are the faster on a CPU
 
 
 class _Ridge:
-    """Mean cross-entropy plus decay / 2 * |W|^2: inputs (N, D + 1) end with a column of ones, label (N,)."""
+    """Mean cross-entropy plus decay / 2 * |W|^2: inputs (N, D), in whose precision products are made; label (N,)."""
 
     def __init__(self, inputs: Tensor, label: Tensor) -> None:
-        self.inputs, self.label, self.decay = inputs, label[:, None], 0.0
+        self.inputs, self.label, self.decay = inputs, label[None], 0.0
 
     def start(self, classes: int) -> _Point:
         n, dim = self.inputs.shape
-        return _Point(self.inputs.new_zeros(classes, dim), self.inputs.new_zeros(n, classes))
+        zero = self.inputs.new_zeros((), dtype=torch.float64)
+        return _Point(zero.new_zeros(classes, dim + 1), zero.new_zeros(classes, n))
 
     def along(self, direction: Tensor) -> _Point:
         """A direction (C, D + 1) with what it adds to the scores."""
-        return _Point(direction, self.inputs @ direction.T)
+        scores = (direction[:, :-1].to(self.inputs) @ self.inputs.T).double()  # (C, N)
+        return _Point(direction, scores.add_(direction[:, -1:]))
 
     def moved(self, x: _Point, a: float, y: _Point, b: float) -> _Point:
-        return _Point(a * x.theta + b * y.theta, a * x.scores + b * y.scores)
+        return _Point(*(s.mul(a).add_(t, alpha=b) for s, t in ((x.theta, y.theta), (x.scores, y.scores))))
 
     def value(self, x: _Point) -> tuple[float, Tensor]:
-        """The objective, and the logarithm of the sum of exponentials of every row's scores, (N, 1)."""
-        total = x.scores.logsumexp(1, keepdim=True)  # (N, 1)
-        loss = (total - x.scores.gather(1, self.label)).mean()
-        return float(loss + self.decay / 2 * x.theta[:, :-1].square().sum()), total
+        """The objective, and the probabilities of every class, (C, N)."""
+        top = x.scores.amax(0)  # (N,)
+        p = (x.scores - top).exp_()  # (C, N)
+        total = p.sum(0)  # (N,)
+        loss = (total.log() + top - x.scores.gather(0, self.label)).mean()
+        return float(loss + self.decay / 2 * x.theta[:, :-1].square().sum()), p.div_(total)
 
-    def slope(self, x: _Point, total: Tensor) -> tuple[Tensor, float]:
-        """The gradient (C, D + 1), and how far from the end."""
-        wrong = (x.scores - total).exp_()  # (N, C)
-        wrong.scatter_add_(1, self.label, wrong.new_full(self.label.shape, -1.0))
-        pull = wrong.T @ self.inputs / len(wrong)  # (C, D + 1)
+    def slope(self, x: _Point, p: Tensor) -> tuple[Tensor, float]:
+        """The gradient (C, D + 1), and how far from the end; p is changed."""
+        wrong = p.scatter_add_(0, self.label, p.new_full(self.label.shape, -1.0)).div_(p.shape[1])  # (C, N)
+        pull = torch.cat([(wrong.to(self.inputs) @ self.inputs).double(), wrong.sum(1, keepdim=True)], 1)  # (C, D + 1)
         length, penalty = pull.norm(), self.decay * x.theta[:, :-1]  # (), (C, D)
         pull[:, :-1] += penalty
         return pull, float(pull.norm() / (length + penalty.norm()))
 
-    def bend(self, x: _Point, total: Tensor, direction: _Point) -> float:
+    def bend(self, x: _Point, direction: _Point) -> float:
         """The second derivative along a direction."""
-        p = (x.scores - total).exp_()  # (N, C)
-        mean = (p * direction.scores).sum(1, keepdim=True)  # (N, 1)
-        spread = (p * (direction.scores - mean).square()).sum() / len(p)
+        p = x.scores.softmax(0)  # (C, N)
+        mean = (p * direction.scores).sum(0)  # (N,)
+        spread = (p * (direction.scores - mean).square()).sum() / len(mean)
         return float(spread + self.decay * direction.theta[:, :-1].square().sum())
 
     def turned(self, pairs: _Pairs, more: float) -> _Pairs:
@@ -184,8 +194,8 @@ def _lbfgs(problem: _Ridge, x: _Point, pairs: _Pairs, tol: float, max_iterations
     Nocedal & Wright, Numerical Optimization, algorithms 7.4 and 7.5, with a backtracking line search. `pairs` are what
     is known of the curvature, and grow.
     """
-    value, total = problem.value(x)
-    gradient, relative = problem.slope(x, total)
+    value, p = problem.value(x)
+    gradient, relative = problem.slope(x, p)
     for iteration in range(max_iterations):
         if not math.isfinite(relative):
             raise HarnessError(
@@ -196,17 +206,17 @@ def _lbfgs(problem: _Ridge, x: _Point, pairs: _Pairs, tol: float, max_iterations
             return x, iteration, relative
         direction = problem.along(-_inverse_hessian(gradient, pairs))
         descent = _dot(gradient, direction.theta)
-        step = 1.0 if pairs else -descent / max(problem.bend(x, total, direction), 1e-300)
+        step = 1.0 if pairs else -descent / max(problem.bend(x, direction), 1e-300)
         for _ in range(40):  # halved until there is enough descent (Armijo)
             new = problem.moved(x, 1.0, direction, step)
-            new_value, new_total = problem.value(new)
+            new_value, new_p = problem.value(new)
             if new_value <= value + 1e-4 * step * descent:
                 break
             step /= 2
         else:  # no lower value in reach of the arithmetic: this is the minimum
             return x, iteration, relative
-        x, value, total, old = new, new_value, new_total, gradient
-        gradient, relative = problem.slope(x, total)
+        x, value, old = new, new_value, gradient
+        gradient, relative = problem.slope(x, new_p)
         _add(pairs, step * direction.theta, gradient - old)
     return x, max_iterations, relative
 

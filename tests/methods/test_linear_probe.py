@@ -9,7 +9,9 @@ from harness.contract import example_episode, example_queries
 from harness.errors import HarnessError
 from harness.fits import Kept, fits
 from harness.types import Episode, Features, Text
-from methods.linear_probe import LinearProbe, _add, _dot, _Point, _Ridge
+from methods import linear_probe
+from methods.linear_probe import LinearProbe, _add, _dot, _Ridge, logistic_path
+from methods.linear_probe_coop import LinearProbeCoop
 
 
 def converged(episode: Episode, c: float):
@@ -124,28 +126,40 @@ def test_along_the_path_as_from_scratch_every_strength_ends_within_its_tolerance
 
 def problem(decay: float = 0.3) -> tuple[_Ridge, torch.Tensor]:
     draws = torch.Generator().manual_seed(0)
-    inputs = torch.cat([torch.randn(9, 4, generator=draws), torch.ones(9, 1)], 1).double()
-    ridge = _Ridge(inputs, torch.arange(9) % 3)
+    ridge = _Ridge(torch.randn(9, 4, generator=draws).double(), torch.arange(9) % 3)
     ridge.decay = decay
     return ridge, torch.randn(3, 5, generator=draws).double()
 
 
 def plain(ridge: _Ridge, theta: torch.Tensor) -> torch.Tensor:
-    loss = torch.nn.functional.cross_entropy(ridge.inputs @ theta.T, ridge.label[:, 0])
-    return loss + ridge.decay / 2 * theta[:, :-1].square().sum()
+    scores = ridge.inputs @ theta[:, :-1].T + theta[:, -1]
+    return torch.nn.functional.cross_entropy(scores, ridge.label[0]) + ridge.decay / 2 * theta[:, :-1].square().sum()
 
 
 def test_value_slope_and_bend_are_those_of_the_penalised_cross_entropy():
     ridge, theta = problem()
     direction = torch.randn(3, 5, generator=torch.Generator().manual_seed(1)).double()
-    x = _Point(theta, ridge.inputs @ theta.T)
-    value, total = ridge.value(x)
+    x = ridge.along(theta)
+    value, p = ridge.value(x)
     assert value == pytest.approx(float(plain(ridge, theta)))
-    gradient, _ = ridge.slope(x, total)
+    gradient, _ = ridge.slope(x, p)
     torch.testing.assert_close(gradient, torch.func.grad(lambda t: plain(ridge, t))(theta))
     hessian = torch.autograd.functional.hessian(lambda t: plain(ridge, t), theta).reshape(15, 15)
     bend = float(direction.flatten() @ hessian @ direction.flatten())
-    assert ridge.bend(x, total, ridge.along(direction)) == pytest.approx(bend)
+    assert ridge.bend(x, ridge.along(direction)) == pytest.approx(bend)
+
+
+def test_products_in_fp32_end_where_those_in_float64_do(monkeypatch):
+    """Within half of the tolerance, at all strengths of the longest path."""
+    episode = example_episode((6,) * 8, dim=32, raw=True)
+    strengths = sorted(LinearProbeCoop.logit_grid["c"])
+    single = [*logistic_path(episode, strengths, 2e-3, 1000)]
+    monkeypatch.setattr(linear_probe, "SINGLE", math.inf)
+    for (weight, bias, _, _), (exact, its_bias, _, _) in zip(
+        single, logistic_path(episode, strengths, 2e-3, 1000), strict=True
+    ):
+        assert float((weight - exact).norm() / exact.norm()) < 1e-3
+        assert float((bias - its_bias).abs().max()) < 1e-3 * float(its_bias.abs().max() + 1)
 
 
 def test_remembered_steps_are_those_of_the_new_penalty():
