@@ -35,7 +35,7 @@ class Clap(ZsLp):
         sums = torch.zeros_like(self.start[:, 0]).index_add(0, label, right)  # (C,)
         self.multiplier = sums / label.bincount(minlength=len(sums))  # (C,)
 
-    def penalty(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        left = weight - self.start  # (C, D)
-        slope = 2 * self.multiplier[:, None] / len(left) * left  # (C, D)
-        return (slope * left).sum() / 2, slope
+    def penalty(self, weight: Tensor, slope: Tensor) -> Tensor:
+        left, share = weight - self.start, 2 * self.multiplier / len(weight)  # (C, D), (C,)
+        slope.addcmul_(left, share[:, None])
+        return (share * torch.linalg.vector_norm(left, dim=1).square()).sum() / 2

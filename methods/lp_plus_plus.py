@@ -44,26 +44,27 @@ class LpPlusPlus(Method):
         support, self.text = episode.support, episode.text.weight  # (C, D)
         image = _training.unit_views(support)[0]  # (N, D)
         one_hot = functional.one_hot(support.label, len(self.text)).to(image).T.contiguous()  # (C, N)
-        cosine = self.text @ image.T  # (C, N)
-        alpha, rate, alpha_rate = _scales(image, cosine, one_hot)
-        blend, summed = alpha[:, None] * cosine, torch.zeros_like(alpha)  # (C, N), (C,)
+        alpha, rate, alpha_rate = _scales(image, self.text @ image.T, one_hot)
+        summed = torch.zeros_like(alpha)  # (C,)
         wanted = {self.epochs, *self.logit_grid.get("epochs", ())}
         self.at_epoch: dict[int, tuple[Tensor, ...]] = {}
 
         def slopes(step: int, weight: Tensor, bias: Tensor) -> tuple[Tensor, list[Tensor]]:
-            nonlocal alpha, blend, summed
+            nonlocal alpha, summed
             if step in wanted:
                 self.at_epoch[step] = (weight.clone(), bias.clone(), alpha)
-            scores = torch.addmm(blend, weight, image.T).add_(bias[:, None])  # (C, N)
+            # A text's share is linear in the image too; its slope is that of the prototype along the text.
+            blend = torch.addcmul(weight, self.text, alpha[:, None])  # (C, D)
+            scores = (blend @ image.T).add_(bias[:, None])  # (C, N)
             loss, slope = _maths.cross_entropy_slope(scores, support.label, dim=0)  # (), (C, N)
+            by_weight = slope @ image  # (C, D)
             turn = (step + 1) % 10 == 0
             if turn or self.accumulate:
-                mine = (slope * cosine).sum(1)  # (C,) the slope by alpha
+                mine = (by_weight * self.text).sum(1)  # (C,) the slope by alpha
                 summed = summed + mine if self.accumulate else mine
             if turn:  # the scores above are of the old one
                 alpha = alpha - alpha_rate * summed
-                blend = alpha[:, None] * cosine
-            return loss, [slope @ image, slope.sum(1)]
+            return loss, [by_weight, slope.sum(1)]
 
         start = one_hot @ image, image.new_zeros(len(self.text))
         rates, sgd = [rate] * max(wanted), _training.Sgd(momentum=0.9)
@@ -73,8 +74,7 @@ class LpPlusPlus(Method):
 
     def logits(self, image: Tensor) -> Tensor:
         weight, bias, alpha = self.at_epoch[self.epochs]
-        image = _maths.unit(image)  # (B, D)
-        return image @ weight.T + bias + alpha * (image @ self.text.T)  # (B, C)
+        return _maths.unit(image) @ torch.addcmul(weight, self.text, alpha[:, None]).T + bias  # (B, C)
 
     def trained_parameters(self) -> int:
         return self.text.numel() + 2 * len(self.text)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from harness.types import Episode, Method
-from methods import _maths, _training
+from methods import _cosine_head, _maths, _training
 
 
 @dataclass
@@ -49,8 +49,9 @@ class TaskRes(Method):
         batches = _training.Batches(images, label, epochs, self.batch, episode.seed, drop_last=True)
 
         def slopes(step: int, residual: Tensor) -> tuple[Tensor, list[Tensor]]:
-            loss, slope = _maths.cosine_slope(*batches(step), text + alpha * residual, self.scale)
-            return loss, [alpha * slope]
+            weight = torch.add(text, residual, alpha=alpha)  # (C, D)
+            loss, slope = _cosine_head.slope(*batches(step), weight, self.scale)
+            return loss, [slope.mul_(alpha)]
 
         start, rates = torch.zeros_like(text), _training.dassl_cosine(lr, batches.epochs)
         (residual,) = _training.descend_by(slopes, start, rates=rates, optimiser=_training.Adam(l2=5e-4))

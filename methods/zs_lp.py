@@ -8,7 +8,7 @@ from typing import Self
 from torch import Tensor
 
 from harness.types import Episode, Method
-from methods import _maths, _training
+from methods import _cosine_head, _maths, _training
 
 
 @dataclass
@@ -51,9 +51,8 @@ class ZsLp(Method):
 
         def slopes(step: int, weight: Tensor) -> tuple[Tensor, list[Tensor]]:
             image, truth = every.index_select(0, places[step]), label.index_select(0, rows[step])  # (B, D), (B,)
-            loss, slope = _maths.cosine_slope(image, truth, weight, self.scale)
-            penalty, pull = self.penalty(weight)
-            return loss + penalty, [slope.add_(pull)]
+            loss, slope = _cosine_head.slope(image, truth, weight, self.scale)
+            return loss + self.penalty(weight, slope), [slope]
 
         rates = _training.dassl_cosine(self.lr, [epoch for epoch, _, _ in steps])
         (self.weight,) = _training.descend_by(slopes, self.start, rates=rates, optimiser=_training.Sgd(momentum=0.9))
@@ -62,9 +61,9 @@ class ZsLp(Method):
     def prepare(self, images: Tensor, label: Tensor, episode: Episode) -> None:
         """What a penalty needs before training; images (V, N, D)."""
 
-    def penalty(self, weight: Tensor) -> tuple[Tensor | float, Tensor | float]:
-        """What is added to the cross-entropy, and its slope by the weight, (C, D)."""
-        return 0.0, 0.0
+    def penalty(self, weight: Tensor, slope: Tensor) -> Tensor | float:
+        """What is added to the cross-entropy; its slope by the weight, (C, D), is added to `slope` in place."""
+        return 0.0
 
     def logits(self, image: Tensor) -> Tensor:
         return self.scale * _maths.unit(image) @ _maths.unit(self.weight).T  # (B, C)

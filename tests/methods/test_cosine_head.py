@@ -1,0 +1,35 @@
+"""The slope by the class weights that is written out is autograd's."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from methods import _cosine_head
+
+
+def draws(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+@pytest.mark.parametrize("batch", [1, 7])
+def test_it_is_autograds(scale, batch):
+    image, label = functional.normalize(draws(batch, 6), dim=1), torch.tensor([0, 1, 2, 3, 3, 0, 1])[:batch]
+    weight = (3 * draws(4, 6, seed=1)).requires_grad_(True)
+    loss = functional.cross_entropy(scale * image @ functional.normalize(weight, dim=1).T, label)
+    found, slope = _cosine_head.slope(image, label, weight.detach(), scale)
+    torch.testing.assert_close(found, loss.detach())
+    torch.testing.assert_close(slope, torch.autograd.grad(loss, weight)[0])
+
+
+def test_it_does_not_change_the_weight_and_has_no_slope_along_it():
+    image, weight = draws(3, 6), draws(4, 6, seed=1)
+    kept = weight.clone()
+    _, slope = _cosine_head.slope(image, torch.tensor([0, 1, 3]), weight, 30.0)
+    assert weight.equal(kept)
+    torch.testing.assert_close((slope * weight).sum(1), torch.zeros(4, dtype=torch.float64), atol=1e-12, rtol=0)
+
+
+def test_a_zero_weight_has_a_finite_slope():
+    loss, slope = _cosine_head.slope(draws(2, 6).float(), torch.tensor([0, 1]), torch.zeros(2, 6), 100.0)
+    assert loss.item() == pytest.approx(torch.tensor(2.0).log().item()) and slope.isfinite().all()
