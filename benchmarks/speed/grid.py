@@ -33,7 +33,7 @@ from benchmarks.speed.problems import DIM
 from harness.watch import Plain
 
 if TYPE_CHECKING:
-    from harness.forecast import Place
+    from harness.forecast import Law, Place
     from harness.plan import Cell, Plan, RunSpec
     from harness.types import Result
 
@@ -101,7 +101,7 @@ def main(words: Sequence[str] | None = None) -> None:
     carry_out(spec, asked.first, ledger, path)
     plan = make_plan(spec, Store(spec.results))
     print(f"harness {harness.__version__}, {plan.device}, {plan.jobs} processes side by side; synthetic features")
-    report(plan, spec, ledger)
+    report(plan, spec, asked.first, ledger)
 
 
 def _options(words: Sequence[str] | None) -> argparse.Namespace:
@@ -312,7 +312,7 @@ def _near(x: Tensor, spread: float, draws: torch.Generator) -> Tensor:
 # -- what it took ----------------------------------------------------------------------------------------
 
 
-def report(plan: Plan, spec: RunSpec, ledger: Ledger) -> None:
+def report(plan: Plan, spec: RunSpec, first: Sequence[str], ledger: Ledger) -> None:
     """Forecast and actual, memory, cells, shared work, seconds by method and data set, and a second run."""
     from harness.results import Store
 
@@ -322,7 +322,9 @@ def report(plan: Plan, spec: RunSpec, ledger: Ledger) -> None:
     for result in found:
         if result.status != "ok":
             print(f"{result.identity.method} on {result.identity.dataset}: {result.status}: {result.error}")
-    print("\n".join(["", *_tables(good), "", *_summary(plan, good, ledger), *_imagenet(plan, good)]))
+    small = _small(spec, first)
+    lines = ["", *_tables(good), "", *_summary(plan, good, ledger), *_by_cost(small, good), *_imagenet(plan, good)]
+    print("\n".join(lines))
     print(_warm(plan, spec, ledger))
 
 
@@ -372,6 +374,23 @@ def _summary(plan: Plan, good: Sequence[Result], ledger: Ledger) -> list[str]:
             f"processor: cells by themselves would cost {alone:.1f} s; spent by all processes {spent:.1f} s{share}"
         )
     return lines
+
+
+def _by_cost(small: RunSpec, good: Sequence[Result]) -> list[str]:
+    """The law by what cells cost by themselves: a busy machine changes that little, where it makes walls longer."""
+
+    def early(result: Result) -> bool:
+        who = result.identity
+        return who.dataset in small.datasets and who.shots in small.shots and who.seed in (small.seeds or ())
+
+    told = filter(early, good)
+    laws = {method: _law(cells) for method, cells in seconds(told, _cost).items()}
+    rest = [result for result in good if not early(result) and result.identity.method in laws]
+    if not rest:
+        return []
+    guess = sum(laws[one.identity.method].seconds(_place(_origin(one), one.identity.shots)) for one in rest)
+    actual = _sum(_cost, rest)
+    return [f"cost alone, rest: forecast {guess:.1f} s, actual {actual:.1f} s, forecast / actual {guess / actual:.2f}"]
 
 
 def _imagenet(plan: Plan, good: Sequence[Result]) -> list[str]:
@@ -425,7 +444,7 @@ def seconds(results: Iterable[Result], told: Callable[[Result], float]) -> Times
     """What records tell, by method and place: the wall time of a cell as it ran, or what it would cost by itself."""
     times: Times = defaultdict(lambda: defaultdict(list))
     for result in results:
-        place = (result.identity.dataset.removeprefix("synthetic_"), result.identity.shots)
+        place = (_origin(result), result.identity.shots)
         times[result.identity.method][place].append(told(result))
     return times
 
@@ -435,10 +454,19 @@ def estimate(cells: dict[tuple[str, int], list[float]], datasets: Sequence[str] 
 
     Threads as measured.
     """
+    law = _law(cells)
+    return len(SEEDS) * sum(law.seconds(_place(name, shots)) for name in datasets for shots in SHOTS)
+
+
+def _law(cells: dict[tuple[str, int], list[float]]) -> Law:
     from harness.forecast import Law
 
-    law = Law({_place(name, shots): took for (name, shots), took in cells.items()})
-    return len(SEEDS) * sum(law.seconds(_place(name, shots)) for name in datasets for shots in SHOTS)
+    return Law({_place(name, shots): took for (name, shots), took in cells.items()})
+
+
+def _origin(result: Result) -> str:
+    """The data set whose size a pack has."""
+    return result.identity.dataset.removeprefix("synthetic_")
 
 
 def _place(dataset: str, shots: int) -> Place:

@@ -39,7 +39,8 @@ def test_a_part_of_the_grid_runs_and_a_second_call_computes_nothing(
     first = capsys.readouterr()
     assert "8 cells: 4 done already" in first.err and "; the forecast was" in first.err
     assert "cells: 8 in the plan, 0 missing, 8 computed by 2 parts of calls, 0 failed" in first.out
-    assert "ImageNet, not run" in first.out and "a second run of the finished plan" in first.out
+    assert "cost alone, rest: forecast" in first.out and "ImageNet, not run" in first.out
+    assert "a second run of the finished plan" in first.out
     (path,) = tmp_path.glob("calls/*.json")
     ledger = msgspec.json.decode(path.read_bytes(), type=grid.Ledger)
     assert [(call.part, call.cells) for call in ledger.calls] == [("first", 4), ("rest", 4)]
