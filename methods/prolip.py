@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from harness.errors import HarnessError
 from harness.types import Episode, Method
 from methods import _maths
-from methods.rla import train_map
+from methods.rla import train_maps
 
 AREA = (0.5, 1.0)  # share of the image that a crop shows
 
@@ -58,11 +58,10 @@ class ProLip(Method):
             for draw in range(self.drawn)
         ]
         images = torch.stack(seen)  # (V, N, W)
-        label, strength = episode.support.label, 1 / episode.shots if self.strength is None else self.strength
-        self.projections = {  # each (W, D)
-            rate: train_map(images, label, self.text, start, rate, strength, self.epochs, self.bias)
-            for rate in sorted({self.lr, *self.logit_grid.get("lr", ())})
-        }
+        label, rates = episode.support.label, sorted({self.lr, *self.logit_grid.get("lr", ())})
+        strengths = [1 / episode.shots if self.strength is None else self.strength] * len(rates)
+        maps = train_maps(images, label, self.text, start, rates, strengths, self.epochs, self.bias)  # (R, W, D)
+        self.projections = dict(zip(rates, maps, strict=True))
         return self
 
     def _encode(self, pixels: Tensor) -> Tensor:

@@ -79,23 +79,6 @@ def _maps(methods: Sequence[Rla], episode: Episode) -> Tensor:
     return train_maps(images, episode.support.label, episode.text, start, rates, strengths, methods[0].epochs)
 
 
-def train_map(
-    images: Tensor,
-    label: Tensor,
-    text: Text,
-    start: Tensor,
-    lr: float,
-    strength: float,
-    epochs: int,
-    bias: Tensor | None = None,
-) -> Tensor:
-    """Minimise cross-entropy(scale * n(x W + bias) T^T) + strength * |W - start|^2_F, a view per epoch: W (W, D).
-
-    images (V, N, W), label (N,), start (W, D), bias (D,).
-    """
-    return train_maps(images, label, text, start, [lr], [strength], epochs, bias)[0]
-
-
 def train_maps(
     images: Tensor,
     label: Tensor,
@@ -106,7 +89,10 @@ def train_maps(
     epochs: int,
     bias: Tensor | None = None,
 ) -> Tensor:
-    """`train_map` for R rates and strengths side by side, each as if it were alone: (R, W, D)."""
+    """Minimise cross-entropy(scale * n(x W + bias) T^T) + strength * |W - start|^2_F, a view per epoch: (R, W, D).
+
+    R rates and strengths side by side, each as if it were alone. images (V, N, W), label (N,), start (W, D), bias (D,).
+    """
     strength = start.new_tensor(strengths)[:, None, None]  # (R, 1, 1)
     scaled = text.scale * text.weight  # (C, D)
     labels = [part.repeat(len(lrs)) for part in torch.split(label, BLOCK)]
