@@ -180,14 +180,15 @@ def time_extraction(source: Source, images: int, repeats: int, device: str, note
     note(f"{source.name}: timing the extraction of {len(some)} of {len(entries)} test images with {source.encoder}")
     try:
         # loaded for each data set: kept, it would be part of what the methods are seen to hold
-        model = encoder.load(source.encoder, device, source.fingerprint["precision"])
+        model = encoder.load(source.encoder, device, source.fingerprint["precision"], source.pixels)
         work = partial(extract.image_features, model, [source.root / path for path in some], some)
         stage = staged(work, repeats, device)
     except HarnessError as error:
         note(f"{source.name}: extract is not timed: {error}")
         return None
     told = {"images": len(some), "images_per_s": len(some) / stage.median_s, "batch": model.batch}
-    return {**stage.to_json(), **told, "precision": source.fingerprint["precision"]}
+    way = {"precision": source.fingerprint["precision"], "pixels": source.fingerprint.get("pixels", "pil")}
+    return {**stage.to_json(), **told, **way}
 
 
 def _medians(timed: Timed) -> str:

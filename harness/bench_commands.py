@@ -39,6 +39,7 @@ def bench(options: Namespace) -> int:
         results=options.results,
         device=options.device,
         precision=options.precision,
+        pixels=options.pixels,
     )
     store = Store(spec.results)
     with contextlib.redirect_stdout(sys.stderr):  # what a method prints must not mix with what we print
@@ -82,7 +83,7 @@ def _show(records: Sequence[dict[str, Any]], options: Namespace) -> None:
             print(
                 f"Extract, {name}: {extract['images']} images in {_number(extract['median_s'])} s ± "
                 f"{_number(extract['iqr_s'])} (cold {_number(extract['cold_s'])}), {_number(extract['images_per_s'])} "
-                f"images/s in {extract['precision']}."
+                f"images/s in {extract['precision']}, pixels by {extract['pixels']}."
             )
     if remarks := dict.fromkeys(remark for record in records for remark in record["remarks"]):
         print(f"Disturbed: {'; '.join(remarks)}.")

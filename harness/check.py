@@ -52,7 +52,7 @@ SHARED = 4.0  # of raw wall time: variance that all fits of a run share, in vari
 NOMINAL = 0.005  # seconds of a reference where none was measured
 SHORTEST = 2.0  # references: fits that cost less are not timed
 INPUTS = {
-    "weights": ("weights", "architecture", "transform", "precision"),
+    "weights": ("weights", "architecture", "transform", "precision", "pixels"),
     "prompts": ("prompts",),
     "shots": ("shots", "support"),
 }  # digests that stand under one name; all others are "data"

@@ -112,6 +112,7 @@ def _list_flag(parser: argparse.ArgumentParser, name: str, kind: Callable[[str],
 
 
 _PRECISION = "of the encoder: auto (default: fp16 on a GPU, else fp32), fp32, bf16 or fp16"
+_PIXELS = "what reads and resizes images: pil (default), or tensor: torchvision, faster, to 1 or 2 grey levels"
 
 
 def _add_run(commands: Any) -> None:
@@ -136,6 +137,7 @@ def _add_run(commands: Any) -> None:
     )
     run.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:0")
     run.add_argument("--precision", default="auto", help=_PRECISION)
+    run.add_argument("--pixels", default="pil", help=_PIXELS)
     run.add_argument("--executor", default="local", help="local (default)")
     run.add_argument("--jobs", type=_jobs, default=1, metavar="N", help="processes that compute cells side by side, "
                      "each with its share of the cores: a number, or auto (default: %(default)s)")  # fmt: skip
@@ -224,6 +226,7 @@ def _add_bench(commands: Any) -> None:
     bench.add_argument("--prompts", default="single", metavar="SET", help="as in run (default: %(default)s)")
     bench.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:0")
     bench.add_argument("--precision", default="auto", help=_PRECISION)
+    bench.add_argument("--pixels", default="pil", help=_PIXELS)
     bench.add_argument("--results", type=Path, default=Path("results"), metavar="DIR",
                        help="the store; records go to DIR/bench (default: results)")  # fmt: skip
 
@@ -309,6 +312,7 @@ def _add_features(commands: Any) -> None:
     export.add_argument("--prompts", default="single", metavar="SET")
     export.add_argument("--device", default="auto")
     export.add_argument("--precision", default="auto", help=_PRECISION)
+    export.add_argument("--pixels", default="pil", help=_PIXELS)
     export.add_argument("--second-space", action="store_true", help="also the features of the image adapters (imo)")
     verify = _command(group, "verify", "feature_commands:verify", "check packs and cache entries to the last byte")
     verify.add_argument("name", nargs="?", help="a pack or a folder (default: all)")

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from harness import files, packed
+from harness import decode, files, packed
 from harness.errors import Corrupt, Missing, UsageError, unknown
 from harness.images import pixels_of
 
@@ -56,24 +56,28 @@ class Encoder:
     size: int  # pixels are (3, size, size)
     scale: float  # what the model multiplies a cosine with
     device: str
-    fingerprint: dict[str, str]  # digests of weights, architecture and transform; precision
+    fingerprint: dict[str, str]  # digests of weights, architecture and transform; precision; pixels, where not by PIL
     batch: int  # the most rows in one forward pass
     model: Any = field(repr=False)  # for methods that train it
     tokenizer: Callable[[list[str]], Tensor] = field(repr=False)
     transform: Callable[[Image.Image], Image.Image] = field(repr=False)  # resize and crop
+    resize: decode.Resize = field(repr=False)  # the same in words, for tensors
     mean: Sequence[float] = field(repr=False)
     std: Sequence[float] = field(repr=False)
     dtype: Any = field(repr=False)  # of the pixels that the model takes
+    pixels: str = "pil"  # or tensor: what reads and resizes image files
     _told: bool = field(default=False, repr=False)
     _packed: packed.Packed | None = field(default=None, repr=False)
 
-    def preprocess(self, image: Image.Image) -> Tensor:
-        """Resize and crop an RGB picture as open_clip does: (3, size, size) uint8.
+    def preprocess(self, image: Image.Image | Tensor) -> Tensor:
+        """Resize and crop an RGB picture, of PIL or (3, H, W) uint8, as open_clip does: (3, size, size) uint8.
 
         A picture of `size` x `size`, such as an augmented view, keeps its pixels.
         """
         import torch
 
+        if isinstance(image, torch.Tensor):
+            return decode.cropped(image[None], self.resize)[0]  # (3, size, size)
         return torch.from_numpy(pixels_of(self.transform(image)))  # (3, size, size)
 
     def normalise(self, pixels: Tensor) -> Tensor:
@@ -164,18 +168,22 @@ def _true_fp32(device: str, precision: str) -> contextlib.AbstractContextManager
     return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
 
 
-def load(name: str, device: str = "cpu", precision: str = "auto") -> Encoder:
+def load(name: str, device: str = "cpu", precision: str = "auto", pixels: str = "pil") -> Encoder:
     """Load an encoder, ready to embed.
 
     name: an encoder that ships with the data sets (`demo`); a model of open_clip with the tag of its weights
     (`ViT-B-32:laion2b_s34b_b79k`), without a tag its `openai` weights or else the first known ones;
     `NAME:PATH` to a checkpoint; a folder with `open_clip_config.json`, or a checkpoint in such a folder;
     `hf-hub:ORG/REPO`. device: `auto`, `cpu`, `cuda`, `cuda:1`. precision: `auto` (fp16 on a GPU, else fp32),
-    `fp32`, `bf16`, `fp16`. Raises UsageError for an unknown name, weights that do not fit, or the wrong
-    activation; Missing for weights that are not here and cannot be fetched; Corrupt for a damaged checkpoint.
+    `fp32`, `bf16`, `fp16`. pixels: `pil`, or `tensor` for image files read and resized by torchvision. Raises
+    UsageError for an unknown name, weights that do not fit, or the wrong activation; Missing for weights that are
+    not here and cannot be fetched; Corrupt for a damaged checkpoint.
     """
     device = resolve_device(device)
-    return _load(name, device, resolve_precision(precision, device))[0]
+    check_pixels(pixels)
+    encoder = _load(name, device, resolve_precision(precision, device))[0]
+    encoder.pixels, encoder.fingerprint = pixels, with_pixels(encoder.fingerprint, pixels, device)
+    return encoder
 
 
 def _load(name: str, device: str, precision: str) -> tuple[Encoder, Card]:
@@ -219,6 +227,12 @@ def _build(source: Source, device: str, precision: str) -> Encoder:
         model=model,
         tokenizer=_tokenizer(open_clip, source),
         transform=_chain([step for step in resize if type(step).__name__ != "MaybeToTensor"]),
+        resize=decode.Resize(
+            _square(cfg.size, source.name),
+            cfg.resize_mode or "shortest",
+            "bilinear" if cfg.interpolation == "bilinear" else "bicubic",  # random is for training
+            cfg.fill_color,
+        ),
         mean=cfg.mean,
         std=cfg.std,
         dtype=_dtype(precision),
@@ -656,6 +670,23 @@ def resolve_precision(precision: str, device: str) -> str:
     if precision not in PRECISIONS:
         raise UsageError(unknown("precision", precision, ("auto", *PRECISIONS)))
     return precision
+
+
+def check_pixels(pixels: str) -> None:
+    """Raise UsageError for an unknown way from files to pixels."""
+    if pixels not in decode.PIXELS:
+        raise UsageError(unknown("way to read pixels", pixels, decode.PIXELS))
+
+
+def with_pixels(fingerprint: Mapping[str, str], pixels: str, device: str) -> dict[str, str]:
+    """Tell in a fingerprint that pixels are not PIL's, so that these features are other features, and rank apart.
+
+    The decoder of a GPU is another one than that of a CPU. Of PIL nothing is said: so were all earlier features made.
+    """
+    if pixels == "pil":
+        return dict(fingerprint)
+    way = f"{pixels}-cuda" if device.startswith("cuda") else pixels
+    return {**fingerprint, "transform": files.digest_of([fingerprint["transform"], way]), "pixels": way}
 
 
 # -- cards: what an encoder is, without loading it ---------------------------------------------------

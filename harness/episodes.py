@@ -268,16 +268,24 @@ class ImageSource:
     Three kinds of cache entries: held-out parts and text once per data set, the drawn images once per (shots, seed).
     """
 
-    def __init__(self, place: Place, encoder_name: str, prompt_set: str, device: str, precision: str = "auto") -> None:
+    def __init__(
+        self,
+        place: Place,
+        encoder_name: str,
+        prompt_set: str,
+        device: str,
+        precision: str = "auto",
+        pixels: str = "pil",
+    ) -> None:
         card = encoder.card(encoder_name, device, precision)
-        self.dataset, self.split, self.device = place.dataset, place.split, device
+        self.dataset, self.split, self.device, self.pixels = place.dataset, place.split, device, pixels
         self.root: Path | None = place.root
         self._images = place.root
         self.name = self.origin = place.dataset.name
         self.encoder, self.classes = card.name, len(place.split.classes)
         self.split_name, self.prompts = place.split_name, prompt_set
         self.columns, self.notes = place.dataset.columns, place.notes
-        self.fingerprint = card.fingerprint
+        self.fingerprint = encoder.with_pixels(card.fingerprint, pixels, device)
         self.words = prompts.prompts_for(place.dataset, place.split.classes, prompt_set)
         self.digests = {**self.fingerprint, "split": place.content, "prompts": self.words.digest}
         self._train_labels = [label for _, label in self.split.train]
@@ -394,7 +402,7 @@ class ImageSource:
         return pack is not None and int(pack.info.fingerprint.get("views", 0)) >= views
 
     def _encoder(self) -> encoder.Encoder:
-        return _loaded(self.encoder, self.device, self.fingerprint["precision"])
+        return _loaded(self.encoder, self.device, self.fingerprint["precision"], self.pixels)
 
     def _features(self, entries: Sequence[Entry], views: int, watch: Watch, space: str) -> tuple[Tensor, Tensor | None]:
         from harness import extract
@@ -513,9 +521,9 @@ class ImageSource:
 
 
 @lru_cache(maxsize=1)
-def _loaded(name: str, device: str, precision: str) -> encoder.Encoder:
+def _loaded(name: str, device: str, precision: str, pixels: str) -> encoder.Encoder:
     """The encoder, kept for the next data set of the run."""
-    return encoder.load(name, device, precision)
+    return encoder.load(name, device, precision, pixels)
 
 
 # -- shared ------------------------------------------------------------------------------------------

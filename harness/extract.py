@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from harness.encoder import Encoder
-from harness.images import read_image, view_of, without_warnings
+from harness import decode
+from harness.decode import Jpeg
+from harness.encoder import Encoder, out_of_memory
+from harness.images import without_warnings
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 THREADS = 16  # more readers than that only wait for each other
 
@@ -92,18 +98,24 @@ def _to_cpu(rows: Tensor) -> Callable[[], Tensor]:
 def _batches(
     encoder: Encoder, paths: Sequence[Path], keys: Sequence[str], views: int, seed: int, batch: int | None = None
 ) -> Generator[Tensor, None, None]:
-    """Read ahead in threads and yield pixels in order: (B, 1 + V, 3, H, W) uint8, page-locked for a GPU."""
+    """Read ahead in threads and yield pixels in order: (B, 1 + V, 3, H, W) uint8.
+
+    They are page-locked for a GPU; where it decodes JPEG files itself, threads only read those, and they are on it.
+    """
     import torch
 
     def crops(path: Path, key: str) -> Tensor:
-        picture = read_image(path)
-        pictures = [picture, *(view_of(picture, key, view, seed, encoder.size) for view in range(views))]
+        picture = decode.read(path, encoder.pixels)
+        pictures = [picture, *(decode.view(picture, key, view, seed, encoder.size) for view in range(views))]
         return torch.stack([encoder.preprocess(each) for each in pictures])  # (1 + V, 3, H, W)
 
-    waiting: deque[Future[Tensor]] = deque()
+    def opened(path: Path, key: str) -> Tensor | Jpeg:
+        jpeg = decode.look(path)
+        return jpeg if jpeg is not None and jpeg.whole else crops(path, key)
+
+    waiting: deque[tuple[Path, str, Future[Tensor | Jpeg]]] = deque()
     todo = zip(paths, keys, strict=True)
-    threads = _threads()
-    pinned = encoder.device.startswith("cuda")  # or else a copy to it could not run beside its work
+    threads, there = _threads(), _decodes_there(encoder)
     readers = ThreadPoolExecutor(threads, thread_name_prefix="read")
     with without_warnings():
         try:
@@ -111,14 +123,62 @@ def _batches(
                 size = batch or max(1, encoder.batch // (1 + views))  # each time, as it shrinks when memory runs out
                 ahead = size + max(size, threads)
                 for path, key in islice(todo, max(0, ahead - len(waiting))):
-                    waiting.append(readers.submit(crops, path, key))
+                    waiting.append((path, key, readers.submit(opened if there else crops, path, key)))
                 if not waiting:
                     return
-                read = [waiting.popleft().result() for _ in range(min(size, len(waiting)))]
-                together = torch.empty((len(read), *read[0].shape), dtype=torch.uint8, pin_memory=pinned)
-                yield torch.stack(read, out=together)
+                part = [waiting.popleft() for _ in range(min(size, len(waiting)))]
+                read = [coming.result() for _, _, coming in part]
+                names = [key for _, key, _ in part]
+                read = _made_there(encoder, read, names, views, seed)
+                failed = [row for row, one in enumerate(read) if isinstance(one, Jpeg)]
+                again = readers.map(crops, [part[row][0] for row in failed], [part[row][1] for row in failed])
+                for row, made in zip(failed, again, strict=True):
+                    read[row] = made
+                yield _joined(encoder, read)
         finally:  # also on an unreadable file, on Ctrl-C, and when the model fails
             readers.shutdown(wait=True, cancel_futures=True)
+
+
+def _decodes_there(encoder: Encoder) -> bool:
+    """Whether the encoder's device decodes JPEG files."""
+    return encoder.pixels == "tensor" and encoder.device.startswith("cuda") and decode.available(encoder.device)
+
+
+def _made_there(
+    encoder: Encoder, read: list[Tensor | Jpeg], keys: Sequence[str], views: int, seed: int
+) -> list[Tensor | Jpeg]:
+    """Put crops (1 + V, 3, H, W) in the place of files that the device can decode; the others stay."""
+    rows = [row for row, one in enumerate(read) if isinstance(one, Jpeg)]
+    files = [one for one in read if isinstance(one, Jpeg)]
+    try:
+        made = decode.crops_on(encoder.device, files, [keys[row] for row in rows], views, seed, encoder.resize)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        made = [None] * len(files)
+    if any(crops is None for crops in made):
+        _tell_failed(encoder.device)
+    there = {row: crops for row, crops in zip(rows, made, strict=True) if crops is not None}
+    return [there.get(row, one) for row, one in enumerate(read)]
+
+
+@cache
+def _tell_failed(device: str) -> None:
+    log.warning("%s cannot decode every JPEG file, or lacks the memory to: the processor decodes the others", device)
+
+
+def _joined(encoder: Encoder, crops: list[Any]) -> Tensor:
+    """Join crops, wherever they are: on the device if one of them is there, or else in memory that it can fetch."""
+    import torch
+
+    on_gpu = encoder.device.startswith("cuda")  # a copy to it must start in page-locked memory to run beside its work
+    shape = (len(crops), *crops[0].shape)
+    if not any(one.is_cuda for one in crops):
+        return torch.stack(crops, out=torch.empty(shape, dtype=torch.uint8, pin_memory=on_gpu))
+    found = torch.empty(shape, dtype=torch.uint8, device=encoder.device)  # (B, 1 + V, 3, H, W)
+    for row, one in enumerate(crops):
+        found[row].copy_(one if one.is_cuda else one.pin_memory(), non_blocking=True)
+    return found
 
 
 def _threads() -> int:

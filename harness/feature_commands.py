@@ -91,7 +91,9 @@ def export(options: Namespace) -> int:
     from harness.plan import make_source
 
     device = encoder.resolve_device(options.device)
-    source = make_source(options.name, options.encoder, options.prompts, device, note, None, options.precision)
+    encoder.check_pixels(options.pixels)
+    way = (options.precision, options.pixels)
+    source = make_source(options.name, options.encoder, options.prompts, device, note, None, *way)
     if isinstance(source, PackSource):
         pack = cache.export_pack(source.pack, options.folder)
     else:

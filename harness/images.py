@@ -9,6 +9,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -91,11 +92,16 @@ def _reason(path: Path, error: Exception) -> str:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    try:
-        turn = UPRIGHT.get(image.getexif().get(ORIENTATION, 1))
-    except Exception:  # damaged metadata does not spoil the pixels
-        turn = None
+    turn = turn_of(image)
     return image if turn is None else image.transpose(turn)
+
+
+def turn_of(image: Image.Image) -> Image.Transpose | None:
+    """Tell from an opened file's metadata what makes its picture upright; None where it is."""
+    try:
+        return UPRIGHT.get(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # damaged metadata does not spoil the pixels
+        return None
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -130,7 +136,8 @@ _lock = threading.Lock()
 
 @contextmanager
 def without_warnings() -> Iterator[None]:
-    """Silence Pillow, whose warnings tell nothing that UnreadableImage does not; safe with many threads.
+    """Silence Pillow, whose warnings tell nothing that UnreadableImage does not, and torchvision's that decoding in it
+    is deprecated; safe with many threads.
 
     Python's warning filters belong to the process: the first thread in sets them, the last one out restores
     them. A caller with a pool of readers enters once around the pool.
@@ -141,6 +148,7 @@ def without_warnings() -> Iterator[None]:
             _saved = warnings.catch_warnings()
             _saved.__enter__()
             warnings.filterwarnings("ignore", module=r"PIL\.")
+            warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torchvision\.io")
         _inside += 1
     try:
         yield
@@ -164,11 +172,25 @@ def view_of(
     the transform of Tip-Adapter (gaopengcuhk/Tip-Adapter, main.py). `key` names the image, for example by its
     path inside the data set.
     """
-    digest = hashlib.sha256(f"{key}\0{view}\0{seed}".encode()).digest()
-    draw = random.Random(digest).random  # the one method whose sequence Python promises to keep
-    crop = image.crop(_box(image.width, image.height, draw, area))  # first, so that no pixel outside is read
+    drawn = Drawn.of(key, view, seed, image.width, image.height, area)
+    crop = image.crop(drawn.box)  # first, so that no pixel outside is read
     crop = crop.resize((size, size), Image.Resampling.BICUBIC)
-    return crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if draw() < 0.5 else crop
+    return crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if drawn.mirrored else crop
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What chance decides about a view."""
+
+    box: tuple[int, int, int, int]  # left, top, right, bottom
+    mirrored: bool
+
+    @classmethod
+    def of(cls, key: str, view: int, seed: int, width: int, height: int, area: tuple[float, float] = AREA) -> Drawn:
+        """Draw for a picture of `width` x `height` pixels."""
+        digest = hashlib.sha256(f"{key}\0{view}\0{seed}".encode()).digest()
+        draw = random.Random(digest).random  # the one method whose sequence Python promises to keep
+        return cls(_box(width, height, draw, area), draw() < 0.5)
 
 
 def _box(

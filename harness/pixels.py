@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness import decode
 from harness.encoder import Encoder
-from harness.images import read_image, view_of, without_warnings
+from harness.images import without_warnings
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -28,7 +29,7 @@ class SupportImages:
     keys: Sequence[str]  # names that crops are drawn by
     encoder: Encoder
     seed: int
-    _decoded: dict[int, Image.Image] = field(default_factory=dict, repr=False)
+    _decoded: dict[int, Image.Image | Tensor] = field(default_factory=dict, repr=False)
     _bytes: int = 0
 
     def __len__(self) -> int:
@@ -39,7 +40,7 @@ class SupportImages:
 
     def augmented(self, rows: Sequence[int], draw: int, area: tuple[float, float] = (0.08, 1.0)) -> Tensor:
         size = self.encoder.size
-        return self._stacked(rows, lambda row, image: view_of(image, self.keys[row], draw, self.seed, size, area))
+        return self._stacked(rows, lambda row, image: decode.view(image, self.keys[row], draw, self.seed, size, area))
 
     def subset(self, rows: Sequence[int]) -> SupportImages:
         """These rows alone, for an episode with fewer shots."""
@@ -54,11 +55,11 @@ class SupportImages:
         with without_warnings(), ThreadPoolExecutor(THREADS) as readers:
             return torch.stack(list(readers.map(one, map(int, rows))))  # (B, 3, H, W)
 
-    def _image(self, row: int) -> Image.Image:
+    def _image(self, row: int) -> Image.Image | Tensor:
         image = self._decoded.get(row)
         if image is None:
-            image = read_image(self.paths[row])
-            size = 3 * image.width * image.height
+            image = decode.read(self.paths[row], self.encoder.pixels)
+            size = decode.size_of(image)
             if self._bytes + size <= KEPT:
                 self._bytes += size
                 self._decoded[row] = image
@@ -83,7 +84,10 @@ class QueryImages:
 
         chosen = self.paths[rows] if isinstance(rows, slice) else [self.paths[i] for i in rows]
         with without_warnings(), ThreadPoolExecutor(THREADS) as readers:
-            return torch.stack(list(readers.map(lambda path: self.encoder.preprocess(read_image(path)), chosen)))
+            return torch.stack(list(readers.map(self._pixels, chosen)))  # (B, 3, H, W)
+
+    def _pixels(self, path: Path) -> Tensor:
+        return self.encoder.preprocess(decode.read(path, self.encoder.pixels))
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ class RunSpec:
     results: Path = Path("results")
     device: str = "auto"
     precision: str = "auto"  # of the encoder; it is part of what features are stored under
+    pixels: str = "pil"  # what reads and resizes image files: pil or tensor; part of that as well
     executor: str = "local"
     force: bool = False
     isolate: bool = False  # every cell in a process of its own; results are the same, and so are their keys
@@ -201,6 +202,7 @@ def _check_spec(spec: RunSpec) -> None:
         raise UsageError("--isolate needs Linux or macOS.")
     if spec.timeout is not None and (not spec.isolate or not spec.timeout > 0):
         raise UsageError("--timeout takes seconds above 0, and needs --isolate: only a process can be ended.")
+    encoder.check_pixels(spec.pixels)
     if spec.executor != "local":
         raise UsageError(f"--executor {spec.executor} is not available in this version; use --executor local.")
     for shots in spec.shots:
@@ -262,8 +264,9 @@ def _sources(
 
     for name in names:
         shifted = targets.get(name, [])
-        for source in made(name, shifted, spec.encoder, spec.prompts, device, note, spec.split_file, spec.precision):
-            given = (source.encoder, "single", device, note, None, spec.precision)
+        way = (spec.precision, spec.pixels)
+        for source in made(name, shifted, spec.encoder, spec.prompts, device, note, spec.split_file, *way):
+            given = (source.encoder, "single", device, note, None, *way)
             parts = [made(target, (), *given) for target in shifted]
             found.append((source, [one for part in parts for one in part]))
     if not absent:
@@ -320,6 +323,7 @@ def make_source(
     note: Note,
     shots_list: Path | None = None,
     precision: str = "auto",
+    pixels: str = "pil",
 ) -> Source:
     """One data set under one encoder. Builds a generated data set on first use; downloads none."""
     pack = _pack(name, encoder_name, note)
@@ -327,13 +331,15 @@ def make_source(
         raise UsageError(f"--split-file names images, but {name} is a pack of features.")
     if pack is not None and precision != "auto":
         raise UsageError(f"--precision is of an encoder, but {name} is a pack of features, which needs none.")
+    if pack is not None and pixels != "pil":
+        raise UsageError(f"--pixels is how images are read, but {name} is a pack of features, which has none.")
     if pack is not None:
         return PackSource(name, pack, device)
     found = place(name, note)
     if shots_list is not None:
         found = found.with_list(shots_list)
     encoder_name = _encoder_for(found.dataset, encoder_name, device, precision, note)
-    return ImageSource(found, encoder_name, prompt_set, device, precision)
+    return ImageSource(found, encoder_name, prompt_set, device, precision, pixels)
 
 
 def _pack(name: str, encoder_name: str | None, note: Note) -> Pack | None:

@@ -66,6 +66,7 @@ ORDER = (
     "pixels",
     "encoder",
     "packed",
+    "decode",
     "find",
     "cache",
     "images",

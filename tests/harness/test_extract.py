@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from harness import encoder, episodes, extract, images
+from harness import decode, encoder, episodes, extract, images
 from harness.extract import image_features
 from harness.images import UnreadableImage, read_image, view_of
 from harness.types import Dataset, Split
@@ -114,7 +114,7 @@ def test_each_image_is_read_once_for_all_its_views(tiny, paths, monkeypatch):
         read.append(path)
         return read_image(path)
 
-    monkeypatch.setattr(extract, "read_image", counted)
+    monkeypatch.setattr(decode, "read_image", counted)
     _, views = image_features(tiny, paths, names(paths), views=10)
     assert views.shape == (10, len(paths), 16)
     assert sorted(read) == sorted(paths)
@@ -179,7 +179,7 @@ def test_reading_runs_ahead_of_the_model_but_not_far(tiny, paths, monkeypatch):
         return torch.zeros(len(pixels), 16)
 
     monkeypatch.setattr(extract, "_threads", lambda: 3)
-    monkeypatch.setattr(extract, "read_image", counted)
+    monkeypatch.setattr(decode, "read_image", counted)
     monkeypatch.setattr(tiny.model, "encode_image", slow)
     image_features(tiny, many, names(many))
     assert 4 < most <= 8  # a batch in the model and one ahead, of 180 images
