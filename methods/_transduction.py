@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -12,15 +14,23 @@ from methods import _cache_search
 
 # Cosines of one block of rows with all queries, memory that is used again and not mapped anew, and its least rows.
 COSINES, LEAST = 2**18, 256
+GROUP = 64  # queries side by side of which the nearest one is looked at first
+ROWS, COLUMNS = 512, 4096  # of a block of cosines among the queries; ROWS is a multiple of GROUP
+LABELS = 2**18  # soft labels of one block of rows, what a processor's cache holds
 
 
 @dataclass(frozen=True)
 class Graph:
     """What the neighbours of each query say of it: (W^T z + W z) = between z + given, of soft labels z (M, C)."""
 
-    between: Tensor  # (M, M) sparse, W^T + W among the queries
+    parts: tuple[tuple[slice, Tensor, Tensor, Tensor], ...]  # rows of between: their columns, values, and first places
     given: Tensor  # (M, C) what the support images say, which does not change
     neighbours: int
+
+    def between(self, z: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """(W^T + W) z, (M, C), by blocks of rows."""
+        for rows, column, value, first in self.parts:
+            yield rows, functional.embedding_bag(column, z, first, mode="sum", per_sample_weights=value)  # (b, C)
 
 
 def build(index: Tensor, weight: Tensor, one_hot: Tensor, queries: int) -> Graph:
@@ -28,31 +38,30 @@ def build(index: Tensor, weight: Tensor, one_hot: Tensor, queries: int) -> Graph
 
     one_hot (N, C), R = queries + N.
     """
-    row = torch.arange(queries, device=index.device).repeat_interleave(index.shape[1])  # (M k,)
-    column, value = index[:queries].flatten(), weight[:queries].flatten()  # (M k,)
-    places = torch.stack([torch.cat([row, column]), torch.cat([column, row])])  # (2, 2 M k)
-    # as an argument of the constructor, torch 2.11 warns in `coalesce`
-    with torch.sparse.check_sparse_tensor_invariants(enable=True):  # type: ignore[no-untyped-call]
-        between = torch.sparse_coo_tensor(places, value.repeat(2), (queries, queries)).coalesce()  # (M, M)
+    one = torch.arange(queries, device=index.device).repeat_interleave(index.shape[1])  # (M k,)
+    other, value = index[:queries].flatten(), weight[:queries].flatten()  # (M k,)
+    row, order = torch.cat([one, other]).sort(stable=True)  # (2 M k,), of W and W^T
+    column, value = torch.cat([other, one])[order], torch.cat([value, value])[order]  # (2 M k,)
+    first = torch.searchsorted(row, torch.arange(queries + 1, device=row.device))  # (M + 1,)
+    parts = []
+    for rows in _cache_search.blocks(queries, one_hot.shape[1], LABELS):
+        begin = first[:-1][rows]  # (b,)
+        held = slice(int(begin[0]), int(first[min(rows.stop, queries)]))
+        parts.append((rows, column[held], value[held], begin - begin[0]))
     given = one_hot.new_zeros(queries, one_hot.shape[1])
     for column, value in zip(index[queries:].T, weight[queries:].T, strict=True):  # (N,), (N,)
         given.index_add_(0, column, value[:, None] * one_hot)
-    return Graph(between, given, index.shape[1])
+    return Graph(tuple(parts), given, index.shape[1])
 
 
 def neighbours(query: Tensor, support: Tensor, one_hot: Tensor, count: int) -> Graph:
-    """The `count` nearest queries of every query, itself left out, and of every support image. Cost: (M + N) M D.
+    """The `count` nearest queries of every query, itself left out, and of every support image.
 
-    query (M, D), support (N, D), unit norm, one_hot (N, C). By blocks of rows: no (M, M) matrix is held.
+    query (M, D), support (N, D), unit norm, one_hot (N, C). Cost: (M / 2 + N) M D. By blocks: no (M, M) matrix is held.
     """
-    among = min(count + 1, len(query))
-    index, weight = nearest(query, query, among)  # (M, among)
-    itself = index == torch.arange(len(query), device=query.device)[:, None]  # (M, among)
-    itself[~itself.any(1), -1] = True  # equal images crowded it out: the last gives way
-    keep = (~itself).nonzero()[:, 1].reshape(len(query), among - 1)  # (M, among - 1)
-    index, weight = index.gather(1, keep), weight.gather(1, keep)
+    of_query = nearest_others(query, min(count, len(query) - 1))
     of_support = nearest(support, query, min(count, len(query)))
-    index, weight = (_below(one, other, count) for one, other in zip((index, weight), of_support, strict=True))
+    index, weight = (_below(one, other, count) for one, other in zip(of_query, of_support, strict=True))
     return build(index, weight, one_hot, len(query))
 
 
@@ -65,6 +74,46 @@ def nearest(rows: Tensor, query: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return torch.cat([top.indices for top in found]), torch.cat([top.values for top in found])
 
 
+def nearest_others(query: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Indices and cosines of the `count` nearest other queries of each query (M, D): two (M, count).
+
+    They lie in those groups of queries whose own nearest are the nearest, as many as `count`: only there are cosines
+    looked at one by one, which are made a second time for it. Memory: M^2 / GROUP.
+    """
+    many = len(query)
+    padded = functional.pad(query, (0, 0, 0, -many % GROUP))  # (M', D), whole groups
+    best = _nearest_of_groups(padded, many)  # (M, groups)
+    chosen = best.topk(min(count, best.shape[1]), 1).indices  # (M, g)
+    cosine = query.new_empty(chosen.numel(), GROUP)  # (M g, GROUP)
+    asked = chosen.flatten().bincount(minlength=best.shape[1]).tolist()
+    asking = torch.split(chosen.flatten().argsort(), asked)  # for each group, places of (M, g)
+    for group, places in zip(padded.view(-1, GROUP, padded.shape[1]), asking, strict=True):  # (GROUP, D), (a,)
+        cosine[places] = query[places // max(1, chosen.shape[1])] @ group.T
+    place = torch.arange(many, device=query.device)[:, None]  # (M, 1)
+    column = (chosen[..., None] * GROUP + torch.arange(GROUP, device=query.device)).flatten(1)  # (M, g GROUP)
+    cosine = cosine.view(column.shape).masked_fill_((column == place) | (column >= many), -math.inf)
+    top = cosine.topk(count, 1)
+    return column.gather(1, top.indices), top.values
+
+
+def _nearest_of_groups(padded: Tensor, many: int) -> Tensor:
+    """The largest cosine of each of the first `many` rows with every GROUP of them, itself left out: (M, groups).
+
+    padded (M', D). Cosines are symmetric, so half of them are made, and each block is looked at both ways.
+    """
+    best = padded.new_empty(len(padded), len(padded) // GROUP)  # (M', groups)
+    for rows in _cache_search.blocks(len(padded), 1, ROWS):
+        for start in range(rows.start, len(padded), COLUMNS):
+            columns = slice(start, start + COLUMNS)
+            cosine = padded[rows] @ padded[columns].T  # (b, m)
+            cosine[many - rows.start :] = cosine[:, max(0, many - start) :] = -math.inf
+            if start == rows.start:
+                cosine.fill_diagonal_(-math.inf)
+            best[rows, start // GROUP : columns.stop // GROUP] = cosine.view(len(cosine), -1, GROUP).amax(2)
+            best[columns, rows.start // GROUP : rows.stop // GROUP] = cosine.view(-1, GROUP, cosine.shape[1]).amax(1).T
+    return best[:many]
+
+
 def _below(one: Tensor, other: Tensor, count: int) -> Tensor:
     """One below the other, with zeros where there are fewer than `count` columns."""
     return torch.cat([functional.pad(part, (0, count - part.shape[1])) for part in (one, other)])
@@ -73,18 +122,16 @@ def _below(one: Tensor, other: Tensor, count: int) -> Tensor:
 def log_likelihood(image: Tensor, mean: Tensor, variance: Tensor, square: Tensor | None = None) -> Tensor:
     """-1/2 sum_d (x_d - mu_cd)^2 / var_cd, without the constant: (B, D), (C, D), (C, D) or (1, D) -> (B, C).
 
-    `square` (B, D) are the images' squares where they are at hand.
+    `square` (B, D) are the images' squares where they are at hand. Class first, the form whose products are the faster.
     """
-    inverse = 1 / variance  # (C, D) or (1, D)
-    far = (image.square() if square is None else square) @ inverse.T  # (B, C) or (B, 1)
-    far = (mean.square() * inverse).sum(1) + far  # (B, C)
-    return far.addmm_(image, (mean * inverse).T, alpha=-2).mul_(-0.5)
-
-
-def squares(weight: Tensor, image: Tensor, mean: Tensor, square: Tensor | None = None) -> Tensor:
-    """Per class, sum_i w_ic (x_i - mu_c)^2 without the (B, C, D) it is made of: (B, C), (B, D), (C, D) -> (C, D)."""
     square = image.square() if square is None else square  # (B, D)
-    return about(weight.T @ square, weight.T @ image, weight.sum(0), mean)
+    inverse = 1 / variance  # (C, D) or (1, D)
+    weight, own = mean * inverse, (mean.square() * inverse).sum(1, keepdim=True) / 2  # (C, D), (C, 1)
+    found = image.new_empty(len(image), len(mean))  # (B, C)
+    for rows in _cache_search.blocks(len(image), len(mean), LABELS):
+        near = torch.addmm(own, weight, image[rows].T, beta=-1)  # (C, b)
+        found[rows] = near.sub_(inverse @ square[rows].T, alpha=0.5).T
+    return found
 
 
 def about(second: Tensor, first: Tensor, total: Tensor, mean: Tensor) -> Tensor:
@@ -92,14 +139,24 @@ def about(second: Tensor, first: Tensor, total: Tensor, mean: Tensor) -> Tensor:
     return second - 2 * mean * first + total[:, None] * mean.square()
 
 
-def soft_labels(log_prior: Tensor, log_p: Tensor, graph: Graph, z: Tensor, sweeps: int = 5) -> Tensor:
-    """log z after some sweeps of  z ~ prior * exp((log_p + 50 / (2 k) * (between z + given)) / 50), all (M, C).
+def soft_labels(
+    log_prior: Tensor, log_p: Tensor, graph: Graph, z: Tensor, sweeps: int = 5, *, log: bool = False
+) -> Tensor:
+    """z, or log z, after some sweeps of  z ~ prior * exp((log_p + 50 / (2 k) * (between z + given)) / 50), all (M, C).
 
-    The temperature 50 and its twin before the graph are the references'.
+    log_prior holds `given` as well, see `with_given`; log_p and z are written over. The temperature 50 and its twin
+    before the graph are the references'.
     """
-    log_z, fixed = z.log(), log_prior + (log_p + 25 / graph.neighbours * graph.given) / 50  # (M, C)
-    for _ in range(sweeps):
-        pulled = torch.sparse.mm(graph.between, z)  # (M, C)
-        log_z = torch.add(fixed, pulled, alpha=0.5 / graph.neighbours).log_softmax(1)  # (M, C)
-        z = log_z.exp()
-    return log_z
+    fixed, other = log_p.div_(50).add_(log_prior), torch.empty_like(z)  # (M, C)
+    for number in range(sweeps):
+        last = log and number == sweeps - 1
+        for rows, pulled in graph.between(z):  # (b, C)
+            score = torch.add(fixed[rows], pulled, alpha=0.5 / graph.neighbours, out=pulled)  # (b, C)
+            other[rows] = score.log_softmax(1) if last else score.softmax(1)
+        z, other = other, z
+    return z
+
+
+def with_given(log_prior: Tensor, graph: Graph) -> Tensor:
+    """What stays the same in every sweep: (M, C)."""
+    return torch.add(log_prior, graph.given, alpha=0.5 / graph.neighbours)

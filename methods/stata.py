@@ -25,8 +25,8 @@ class StatA(Method):
         mu_c = n( beta_c n(sum_i z_ic x_i) + (1 - beta_c) t_c )
         Sigma_c = beta_c Var_z(x - mu_c) + (1 - beta_c) (Sigma_0 + (t_c - mu_c)^2)
         Sigma_0 = mean over queries of sum_c y_ic (x_i - t_c)^2,  started from mu = t and Sigma = Sigma_0
-    Inputs: text t (C, D), all queries (M, D). Trains nothing. Cost grows with M^2 D for the graph, by blocks, and with
-    11 rounds of M C D.
+    Inputs: text t (C, D), all queries (M, D). Trains nothing. Cost grows with M^2 D / 2 for the graph, by blocks, and
+    with 11 rounds of M C D.
     Reference settings: anchor 1, 3 neighbours, 10 rounds; nothing is searched.
     Where we differ: the released solver leaves log Sigma out of l (`log_det=False` does as well), and divides Sigma_0
     once for every 2,500 queries; here once.
@@ -51,18 +51,24 @@ class StatA(Method):
         query, text = _maths.unit(image), self.text.weight  # (M, D), (C, D)
         log_y = _maths.zero_shot(query, self.text).log_softmax(1)  # (M, C)
         graph = _transduction.neighbours(query, query[:0], log_y[:0], self.neighbours)
-        square = query.square()  # (M, D)
-        first = _transduction.squares(log_y.exp(), query, text, square).sum(0) / len(query)  # (D,)
-        first = first.clamp(min=FLOOR / len(first))
-        mean, variance, log_z = text, first.expand_as(text), log_y
-        for done in range(self.rounds + 1):
-            log_p = _transduction.log_likelihood(query, mean, variance, square)  # (M, C)
-            if self.log_det:
-                log_p = log_p - variance.log().sum(1) / 2
-            log_z = _transduction.soft_labels(log_y, log_p, graph, log_z.exp())
-            if done < self.rounds:
-                mean, variance = self._anchored(query, square, log_z.exp(), first)
-        return log_z
+        square, z = query.square(), log_y.exp()  # (M, D), (M, C)
+        first = self._first(query, square, z)  # (D,)
+        mean, variance, prior = text, first.expand_as(text), _transduction.with_given(log_y, graph)
+        for _ in range(self.rounds):
+            z = _transduction.soft_labels(prior, self._log_p(query, square, mean, variance), graph, z)
+            mean, variance = self._anchored(query, square, z, first)
+        return _transduction.soft_labels(prior, self._log_p(query, square, mean, variance), graph, z, log=True)
+
+    def _first(self, query: Tensor, square: Tensor, z: Tensor) -> Tensor:
+        """Sigma_0, (D,): it adds up over classes, so the squares need each image's total label and no product."""
+        text = self.text.weight  # (C, D)
+        spread = z.sum(1) @ square + z.sum(0) @ text.square() - 2 * (text * (z.T @ query)).sum(0)  # (D,)
+        return (spread / len(query)).clamp(min=FLOOR / len(spread))
+
+    def _log_p(self, query: Tensor, square: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+        """l: (M, C)."""
+        log_p = _transduction.log_likelihood(query, mean, variance, square)  # (M, C)
+        return log_p.sub_(variance.log().sum(1), alpha=0.5) if self.log_det else log_p
 
     def _anchored(self, query: Tensor, square: Tensor, z: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
         """Means and variances, each (C, D), from queries and their squares (M, D) and soft labels (M, C)."""

@@ -165,7 +165,7 @@ def test_equal_queries_are_neighbours_and_no_query_is_its_own():
     _, query = problem()
     same = query[:1].expand(6, -1)
     graph = _transduction.neighbours(same, same[:0], same[:0, :3], 3)
-    between = graph.between.to_dense()
+    between = torch.cat([part for _, part in graph.between(torch.eye(6).double())])  # (6, 6)
     assert not between.diagonal().any()
     torch.testing.assert_close(between.sum(), torch.tensor(2 * 6 * 3.0).double())
 
@@ -181,3 +181,33 @@ def test_queries_help_each_other():
 def test_an_unknown_order_is_refused():
     with pytest.raises(UsageError, match=r"'mixed'.*aligned, reference"):
         TransClip(order="mixed").fit(example_episode((2, 2)))
+
+
+@pytest.mark.parametrize("queries, count", [(1, 0), (2, 1), (5, 3), (64, 3), (129, 3), (200, 7)])
+def test_nearest_others_are_those_of_all_cosines(queries, count, monkeypatch):
+    """By groups, and from half of the cosines, over several blocks whose last ones are not full."""
+    monkeypatch.setattr(_transduction, "ROWS", 64)
+    monkeypatch.setattr(_transduction, "COLUMNS", 128)
+    query = functional.normalize(torch.randn(queries, 12, generator=torch.Generator().manual_seed(0)).double())
+    query[queries // 2 :] *= -1  # some have near ones far away in the order
+    index, cosine = _transduction.nearest_others(query, count)
+    plain = (query @ query.T).fill_diagonal_(-2).topk(count, 1)
+    assert torch.equal(index, plain.indices)
+    torch.testing.assert_close(cosine, plain.values)
+
+
+def test_the_graph_by_blocks_of_rows_is_the_whole_one(monkeypatch):
+    monkeypatch.setattr(_transduction, "LABELS", 4 * 3)  # 4 rows at a time
+    draws = torch.Generator().manual_seed(0)
+    query = functional.normalize(torch.randn(11, 5, generator=draws).double())
+    graph = _transduction.neighbours(query, query[:0], query[:0, :3], 3)
+    w = plain_graph(query, query, own=lambda r: r)
+    z, log_prior, log_p = (torch.randn(11, 3, generator=draws).double() for _ in range(3))
+    found = torch.cat([part for _, part in graph.between(z)])
+    torch.testing.assert_close(found, (w + w.T) @ z)
+    z, expected = z.softmax(1), z.softmax(1)
+    for _ in range(5):
+        expected = (log_prior + (log_p + 50 / 6 * (w + w.T) @ expected) / 50).softmax(1)
+    both = [_transduction.soft_labels(log_prior, log_p.clone(), graph, z.clone(), log=log) for log in (False, True)]
+    torch.testing.assert_close(both[0], expected)
+    torch.testing.assert_close(both[1], expected.log())
