@@ -1,10 +1,11 @@
 """How long a plan will take, from records of the same machine, threads, method and selection policy in the store.
 
-seconds = a0 + a1 N + a2 N C + a3 N^2 + a4 T C + a5 T N, no a below 0, with C classes, N = C * shots support images and
-T test images, D alike: what a cell begins with, maps of each support image, its logits, keys against keys, logits of
-the test images, and these against keys. The a are fitted to each method and policy by itself. Where the same data set
-was run with as many shots, its mean stands instead. Seconds are the wall time of a cell as it ran (`seconds` of its
-provenance), what it found done by others left out and other programs on the machine included: a plan waits for both.
+seconds = a0 + a1 N + a2 N C + a3 N S + a4 T C + a5 T N, no a below 0, with C classes, S shots, N = C S support images
+and T test images, D alike. That is what a cell begins with, maps of each support image, its logits, epochs that grow in
+number with the shots (as CoOp has them), logits of the test images, and these against keys. The a are fitted to each
+method and policy by itself. Where the same data set was run with as many shots, its mean stands instead. Seconds are
+the wall time of a cell as it ran (`seconds` of its provenance), what it found done by others left out and other programs
+on the machine included: a plan waits for both.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Place(NamedTuple):
     def terms(self) -> tuple[float, ...]:
         """What each part of the cost is proportional to; the first is the constant."""
         support = self.classes * self.shots
-        return (1, support, support * self.classes, support**2, self.test * self.classes, self.test * support)
+        return (1, support, support * self.classes, support * self.shots, self.test * self.classes, self.test * support)
 
 
 class Law:
