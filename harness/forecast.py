@@ -4,8 +4,8 @@ seconds = a0 + a1 N + a2 N C + a3 N S + a4 T C + a5 T N, no a below 0, with C cl
 and T test images, D alike. That is what a cell begins with, maps of each support image, its logits, epochs that grow in
 number with the shots (as CoOp has them), logits of the test images, and these against keys. The a are fitted to each
 method and policy by itself. Where the same data set was run with as many shots, its mean stands instead. Seconds are
-the wall time of a cell as it ran (`seconds` of its provenance), what it found done by others left out and other programs
-on the machine included: a plan waits for both.
+the wall time of a cell as it ran (`seconds` of its provenance), what it found done by others left out, and other
+programs on the machine included: a plan waits for both.
 """
 
 from __future__ import annotations
