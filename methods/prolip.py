@@ -61,7 +61,7 @@ class ProLip(Method):
         label, rates = episode.support.label, sorted({self.lr, *self.logit_grid.get("lr", ())})
         strengths = [1 / episode.shots if self.strength is None else self.strength] * len(rates)
         maps = train_maps(images, label, self.text, start, rates, strengths, self.epochs, self.bias)  # (R, W, D)
-        self.projections = dict(zip(rates, maps, strict=True))
+        self.projections: dict[float, Tensor] = dict(zip(rates, maps.unbind(), strict=True))
         return self
 
     def _encode(self, pixels: Tensor) -> Tensor:
