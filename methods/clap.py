@@ -38,4 +38,5 @@ class Clap(ZsLp):
     def penalty(self, weight: Tensor, slope: Tensor) -> Tensor:
         left, share = weight - self.start, 2 * self.multiplier / len(weight)  # (C, D), (C,)
         slope.addcmul_(left, share[:, None])
-        return (share * torch.linalg.vector_norm(left, dim=1).square()).sum() / 2
+        value: Tensor = (share * torch.linalg.vector_norm(left, dim=1).square()).sum() / 2
+        return value
