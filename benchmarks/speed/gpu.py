@@ -21,7 +21,6 @@ import gzip
 import itertools
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -152,14 +151,15 @@ def peak(precision: str, job: Job) -> float:
 
 
 def extraction(job: Job) -> dict[str, Any]:
-    """Images per second of decoding, of the model from uint8 crops, and of both, for two encoders."""
+    """Images per second of decoding by PIL and by torchvision, of the model from crops, and of both; two encoders."""
     from benchmarks.speed.naive import photographs
     from harness import encoder
+    from harness.decode import PIXELS
 
     paths = photographs(job.scratch, 8 if job.quick else 512)
     paths = paths if job.quick else paths * 8  # the same files again: from the page cache, as after a first look
     return {
-        name: _rates(encoder.load(model, job.device), paths, job)
+        name: _rates({way: encoder.load(model, job.device, pixels=way) for way in PIXELS}, paths, job)
         for name, model in (("demo", "demo"), _random_model(job))
     }
 
@@ -176,28 +176,19 @@ def _random_model(job: Job) -> tuple[str, str]:
     return f"{name} (random weights)", f"{name}:{path}"
 
 
-def _rates(model: Any, paths: list[Path], job: Job) -> dict[str, Any]:
+def _rates(models: dict[str, Any], paths: list[Path], job: Job) -> dict[str, Any]:
+    """`models`: the same one for each way to read pixels. Ends with the rates of each way."""
     import torch
 
-    from harness import extract, timer
+    from harness import timer
 
-    device = timer.device_of(job.device)
+    model = models["pil"]
     batch = min(model.batch, len(paths))
     many = batch if job.quick else 16 * batch
     crops = torch.randint(0, 256, (many, 3, model.size, model.size), dtype=torch.uint8)
     there = crops.to(job.device)
-
-    def rate(work: Callable[[], Any], images: int, repeats: int) -> dict[str, Any]:
-        stage = timer.measure(work, repeats, device)
-        return {"images_per_s": images / stage.median_s, **stage.to_json()}
-
     operations = timer.flops(lambda: model.image(there[:1]))
-    decode = rate(lambda: [len(part) for part in extract.pixels(model, paths, batch)], len(paths), 3)
-    whole = rate(lambda: extract.image_features(model, paths, [str(path) for path in paths]), len(paths), 3)
-    on_device = rate(lambda: model.image(there), many, 5)
-    slower = min(decode["images_per_s"], on_device["images_per_s"])
-    some = paths[: max(2, len(paths) // 16)]
-    ten_views = partial(extract.image_features, model, some, [str(path) for path in some], views=10)
+    on_device = _rate(lambda: model.image(there), many, 5, job)
     tflops = operations and operations * on_device["images_per_s"] / 1e12
     return {
         "precision": model.fingerprint["precision"],
@@ -206,11 +197,33 @@ def _rates(model: Any, paths: list[Path], job: Job) -> dict[str, Any]:
         "model_tflops": tflops,
         "model_of_the_peak": tflops and tflops / peak(model.fingerprint["precision"], job),
         "model_from_device_crops": on_device,
-        "model_from_host_crops": rate(lambda: model.image(crops), many, 5),
+        "model_from_host_crops": _rate(lambda: model.image(crops), many, 5, job),
+        "pixels": {way: _from_files(one, paths, on_device["images_per_s"], job) for way, one in models.items()},
+    }
+
+
+def _rate(work: Callable[[], Any], images: int, repeats: int, job: Job) -> dict[str, Any]:
+    from harness import timer
+
+    stage = timer.measure(work, repeats, timer.device_of(job.device))
+    return {"images_per_s": images / stage.median_s, **stage.to_json()}
+
+
+def _from_files(model: Any, paths: list[Path], model_rate: float, job: Job) -> dict[str, Any]:
+    """Decoding alone, decoding with the model beside it, and the same with ten views; and who decoded."""
+    from harness import extract
+
+    names, batch = [str(path) for path in paths], min(model.batch, len(paths))
+    some = max(2, len(paths) // 16)
+    decode = _rate(lambda: [len(part) for part in extract.pixels(model, paths, batch)], len(paths), 3, job)
+    whole = _rate(lambda: extract.image_features(model, paths, names), len(paths), 3, job)
+    ten_views = partial(extract.image_features, model, paths[:some], names[:some], views=10)
+    return {
+        "decoded_on_device": extract._decodes_there(model),
         "decode": decode,
         "end_to_end": whole,
-        "end_to_end_of_the_slower": whole["images_per_s"] / slower,
-        "with_ten_views": rate(ten_views, len(some), 3),  # a file is read once for 11 crops
+        "end_to_end_of_the_slower": whole["images_per_s"] / min(decode["images_per_s"], model_rate),
+        "with_ten_views": _rate(ten_views, some, 3, job),  # a file is read once for 11 crops
     }
 
 
@@ -260,6 +273,7 @@ def _one_at_a_time(cls: Any, settings: list[dict[str, Any]], episode: Any) -> li
 def grid(job: Job) -> dict[str, Any]:
     """Seconds of the whole grid on made-up packs of true sizes, by method; of what was done where time ran out."""
     from benchmarks.speed.grid import seconds
+    from harness.results import Store
 
     folder, limit = job.scratch / "grid", max(30.0, job.left - 150)
     words = [sys.executable, "-m", "benchmarks.speed.grid", "--folder", str(folder), "--device", job.device]
@@ -274,12 +288,14 @@ def grid(job: Job) -> dict[str, Any]:
         ended, output, failed = False, f"stopped after {limit:.0f} s", []
     wall = time.perf_counter() - began
     _bundle(folder / "results" / "cells", job.output / "gpu-cells.jsonl.gz")
-    said = re.search(r"wall time of this call: (\d+) s", output)  # without making the packs
+    ledgers = [json.loads(path.read_text(encoding="utf-8")) for path in (folder / "calls").glob("*.json")]
+    calls = [call["wall_s"] for ledger in ledgers for call in ledger["calls"]]  # without making the packs
+    stored = [result for result in Store(folder / "results").load().results if result.status == "ok"]
     methods = {
         method: {"cells": sum(map(len, cells.values())), "seconds": sum(map(sum, cells.values()))}
-        for method, cells in seconds(folder / "results").items()
+        for method, cells in seconds(stored, lambda result: float(result.provenance["seconds"])).items()
     }
-    run = {"ended": ended, "wall_s": wall, "run_s": said and float(said[1])}
+    run = {"ended": ended, "wall_s": wall, "run_s": sum(calls) if calls else None}
     return {**run, "methods": methods, "output": output, "failed": failed}
 
 

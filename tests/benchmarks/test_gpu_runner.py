@@ -81,8 +81,11 @@ def test_the_whole_command_runs_on_a_processor(tmp_path: Path) -> None:
     )
     assert all(rate > 0 for rate in found["gpu-machine"]["measured"]["tflops"].values())
     for rates in found["gpu-extraction"]["measured"].values():
-        assert rates["gflop_per_image"] > 0 and rates["end_to_end"]["images_per_s"] > 0
-        assert rates["model_of_the_peak"] > 0 and rates["with_ten_views"]["images_per_s"] > 0
+        assert rates["gflop_per_image"] > 0 and rates["model_of_the_peak"] > 0
+        for way in ("pil", "tensor"):
+            from_files = rates["pixels"][way]
+            assert from_files["end_to_end"]["images_per_s"] > 0 and from_files["with_ten_views"]["images_per_s"] > 0
+            assert not from_files["decoded_on_device"]  # a processor has no device to decode on
     together = found["gpu-batched"]["measured"]["methods"]
     assert {"clip_adapter", "rla"} <= set(together) and all(one["times_faster"] > 0 for one in together.values())
     bench = found["gpu-bench"]["measured"]["records"]
