@@ -14,6 +14,7 @@ from harness.types import Episode, Method
 from methods import _maths
 
 TINY = 1e-15  # added to probabilities before the logarithm
+ALIGNED = 16  # classes are filled up to a multiple: on a CPU a product of 397 columns takes 1.7 times as long as of 400
 LARGEST = 1e6  # a cluster whose members agree to rounding has no finite parameters
 
 
@@ -68,28 +69,39 @@ class EmDirichlet(Method):
 
     def logits(self, image: Tensor) -> Tensor:
         log_z = self._log_z(image)  # (M, C)
-        score = log_z
+        more = (0, -log_z.shape[1] % ALIGNED)
+        score, log_z = functional.pad(log_z, more, value=-torch.inf), functional.pad(log_z, more)  # (M, C')
         alpha = torch.ones_like(self.total)  # (C, C)
         for _ in range(self.rounds):
-            u = score.softmax(1)  # (M, C)
-            alpha = self._fit(self.target(u, log_z), alpha)
-            prior = self.strength * ((u.double().mean(0) + TINY).log() + 1)  # (C,)
-            score = log_density(log_z, alpha) + prior.to(log_z)
-        return score
+            u = score.softmax(1)  # (M, C'), 0 in columns that are no class
+            members = u.sum(0)[: len(alpha)].double()  # (C,)
+            alpha = self._fit(self.target(u, log_z, members), alpha)
+            prior = self.strength * ((members / len(u) + TINY).log() + 1)  # (C,)
+            score = log_density(log_z, alpha, prior)  # (M, C')
+        return score[:, : len(alpha)]
 
-    def target(self, u: Tensor, log_z: Tensor) -> Tensor:
-        """g, the mean of log z in each class: soft labels and log z of queries (M, C) -> (C, C) float64."""
-        weight = self.count + u.sum(0)  # (C,)
-        return (self.total + u.T @ log_z) / weight[:, None]
+    def target(self, u: Tensor, log_z: Tensor, members: Tensor) -> Tensor:
+        """g, the mean of log z in each class, (C, C) float64.
+
+        Soft labels and log z of queries, (M, C) or wider; members, the sums of the soft labels, (C,).
+        """
+        classes = len(members)
+        sums = (u.T @ log_z)[:classes, :classes]  # (C, C)
+        return (self.total + sums) / (self.count + members)[:, None]
 
     def _fit(self, target: Tensor, start: Tensor) -> Tensor:
         return newton(target, start) if self.solver == "newton" else majorise(target, start)
 
 
-def log_density(log_z: Tensor, alpha: Tensor) -> Tensor:
-    """log p(z | k): log_z (M, C), alpha (C, C) float64 -> (M, C)."""
-    constant = alpha.sum(1).lgamma() - alpha.lgamma().sum(1)  # (C,)
-    return log_z @ (alpha - 1).T.to(log_z) + constant.to(log_z)
+def log_density(log_z: Tensor, alpha: Tensor, prior: Tensor) -> Tensor:
+    """log p(z | k) + prior_k: log_z (M, C), alpha (C, C) float64, prior (C,) -> (M, C).
+
+    Columns of log_z beyond C hold 0, and come back as classes of probability 0.
+    """
+    constant = alpha.sum(1).lgamma() - alpha.lgamma().sum(1) + prior  # (C,)
+    more = log_z.shape[1] - len(alpha)
+    weight = functional.pad((alpha - 1).to(log_z), (0, more, 0, more))  # (C', C')
+    return (log_z @ weight.T).add_(functional.pad(constant.to(log_z), (0, more), value=-torch.inf))
 
 
 def newton(target: Tensor, start: Tensor, steps: int = 60) -> Tensor:

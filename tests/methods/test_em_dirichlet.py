@@ -31,7 +31,8 @@ def test_it_gives_the_published_example(golden):
     episode, query = golden
     method = EmDirichlet().fit(episode)
     log_z = method._log_z(query)
-    target = method.target(log_z.softmax(1), log_z)
+    u = log_z.softmax(1)
+    target = method.target(u, log_z, u.sum(0))
     close = lambda found, expected: torch.testing.assert_close(  # noqa: E731
         found, torch.tensor(expected, dtype=torch.float64), atol=2e-6, rtol=0
     )
@@ -145,3 +146,14 @@ def test_an_unknown_solver_is_refused():
 def test_more_or_fewer_classes_than_there_can_be_are_refused(present):
     with pytest.raises(UsageError, match=rf"present={present}.*from 1 to 2"):
         EmDirichlet(present=present).fit(example_episode((2, 2)))
+
+
+def test_columns_that_are_no_class_change_nothing(monkeypatch):
+    episode = example_episode((3,) * 5)
+    image, _ = example_queries(episode)
+    found = []
+    for columns in (1, 16):
+        monkeypatch.setattr(em_dirichlet, "ALIGNED", columns)
+        found.append(EmDirichlet(rounds=6).fit(episode).logits(image))
+    assert found[1].shape == (len(image), 5)
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-3)
