@@ -1,11 +1,12 @@
 """How long a plan will take, from records of the same machine, threads, method and selection policy in the store.
 
-seconds = a0 + a1 N + a2 N C + a3 N S + a4 T C + a5 T N, no a below 0, with C classes, S shots, N = C S support images
-and T test images, D alike. That is what a cell begins with, maps of each support image, its logits, epochs that grow in
-number with the shots (as CoOp has them), logits of the test images, and these against keys. The a are fitted to each
-method and policy by itself. Where the same data set was run with as many shots, its mean stands instead. Seconds are
-the wall time of a cell as it ran (`seconds` of its provenance), what it found done by others left out, and other
-programs on the machine included: a plan waits for both.
+seconds = a0 + a1 N + a2 N C + a3 N S + a4 N^2 + a5 T C + a6 T N, no a below 0, with C classes, S shots, N = C S support
+images and T test images, D alike. That is what a cell begins with; maps of each support image, and its logits; the same
+two over epochs that grow in number with the shots, as CoOp has them (N C S = N^2, which keys against keys take, too);
+logits of the test images, and these against keys. The a are fitted to each method and policy by itself. Where the
+same data set was run with as many shots, its mean stands instead. Seconds are the wall time of a cell as it ran
+(`seconds` of its provenance), what it found done by others left out, and other programs on the machine included: a plan
+waits for both.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ class Place(NamedTuple):
 
     def terms(self) -> tuple[float, ...]:
         """What each part of the cost is proportional to; the first is the constant."""
-        support = self.classes * self.shots
-        return (1, support, support * self.classes, support * self.shots, self.test * self.classes, self.test * support)
+        n, test = self.classes * self.shots, self.test
+        return (1, n, n * self.classes, n * self.shots, n * n, test * self.classes, test * n)
 
 
 class Law:
@@ -68,7 +69,7 @@ def _shares(rows: Sequence[Sequence[float]]) -> list[float]:
     """Minimise |rows x - 1|^2 + PULL^2 |x|^2 over x >= 0, for rows of numbers in 0..1: one number of x after the other.
 
     Most of x ends at 0. The pull decides where a few rows leave open what the cost grows with. In plain Python, as
-    there are six numbers, and a plan that is only shown must not wait for scipy to be imported.
+    there are seven numbers, and a plan that is only shown must not wait for scipy to be imported.
     """
     columns = list(zip(*rows, strict=True))
     gram = [[sum(p * q for p, q in zip(one, other, strict=True)) for other in columns] for one in columns]

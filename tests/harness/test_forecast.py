@@ -26,7 +26,7 @@ PLACES = st.builds(Place, st.just("a"), st.integers(2, 1000), st.sampled_from([1
 KNOWN = st.dictionaries(PLACES, st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=3), min_size=1, max_size=6)
 
 
-@pytest.mark.parametrize("term", range(6))
+@pytest.mark.parametrize("term", range(7))
 def test_what_a_cost_grows_with_is_found_and_carried_to_a_larger_set(term: int) -> None:
     def truth(place: Place) -> float:
         return 0.02 + 3.0 * place.terms()[term] / LARGE.terms()[term]
@@ -50,12 +50,12 @@ def test_four_places_of_middle_size_tell_a_large_one_within_a_third() -> None:
 @given(KNOWN)
 def test_it_is_the_non_negative_least_squares_fit_of_relative_errors(known: Mapping[Place, Sequence[float]]) -> None:
     law = Law(known)
-    rows = np.array([np.array(place.terms()) / np.mean(took) for place, took in known.items()])  # (P, 6)
-    largest = rows.max(0)  # (6,)
-    both = np.vstack([rows / largest, PULL * np.eye(6)])  # (P + 6, 6)
-    aim = np.r_[np.ones(len(rows)), np.zeros(6)]  # (P + 6,)
-    best = nnls(both, aim)[0]  # (6,)
-    found = np.array(law.factors) * largest  # (6,)
+    rows = np.array([np.array(place.terms()) / np.mean(took) for place, took in known.items()])  # (P, 7)
+    largest = rows.max(0)  # (7,)
+    both = np.vstack([rows / largest, PULL * np.eye(7)])  # (P + 7, 7)
+    aim = np.r_[np.ones(len(rows)), np.zeros(7)]  # (P + 7,)
+    best = nnls(both, aim)[0]  # (7,)
+    found = np.array(law.factors) * largest  # (7,)
     assert found == pytest.approx(best, abs=1e-3)
 
 
