@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 
 from harness import cache, decode, encoder, extract, images
 from harness.decode import Resize
-from harness.errors import UsageError
+from harness.errors import NotComparable, UsageError
 from harness.images import UnreadableImage, pixels_of, read_image, view_of
 from harness.results import Store
 
@@ -302,6 +302,17 @@ def test_features_are_nearly_those_of_pil(folder: Path, model: encoder.Encoder, 
         assert torch.cosine_similarity(one, other, dim=-1).min() > 0.999
 
 
+def test_features_of_the_embedded_encoder_are_nearly_those_of_pil(home: Path, tmp_path: Path) -> None:
+    files = []
+    for index in range(6):
+        files.append(tmp_path / f"{index}.jpg")
+        photograph(200 + 30 * index, 190, index).save(files[-1])
+    by_pil, by_torchvision = (features(encoder.load("demo", pixels=way), files) for way in decode.PIXELS)
+    for one, other in zip(by_pil, by_torchvision, strict=True):
+        assert not torch.equal(one, other)
+        assert torch.cosine_similarity(one, other, dim=-1).min() > 0.999
+
+
 @pytest.fixture
 def on_device(monkeypatch: pytest.MonkeyPatch, in_floats: None) -> None:
     """Take the way of a GPU on this processor: decoded in lists, resized together, in floats."""
@@ -464,3 +475,7 @@ def test_a_run_has_features_and_records_of_its_own_that_rank_apart(
     assert code == 0 and "1 older records are left out" in out
     code, out, _ = harness_command(*words, "--json", "--pixels", "tensor")
     assert json.loads(out)["computed"] == 0
+    for way in ("pil", "tensor"):
+        harness_command(*words, "--pixels", way, "--results", way)
+    code, _, said = harness_command("compare", "pil", "tensor")
+    assert (code, "other transform" in said) == (NotComparable.code, True)
