@@ -14,6 +14,8 @@ from harness.types import Episode
 from methods import _maths, _training
 from methods.tip import Tip, search_grid
 
+SHOTS = 8  # of a class in a step, at least, before classes are left out
+
 
 @dataclass
 class DacV(Tip):
@@ -31,10 +33,18 @@ class DacV(Tip):
         validation chooses; the gentler first. [ours; unknown in the paper]
     lr, steps: AdamW without decay (decay towards 0 would fight the identity), cosine to 0; 100 steps, because
         300 lost 2 points. [ours]
-    batch: rows of a step. All images when they fit, else all images of as many classes, drawn at random. Each
-        image shows one view, drawn anew in every step; two where a class has a single image, which would have
-        no positive otherwise. On synthetic features one view was better than two by 1 to 3 points, and takes
-        a quarter of the time. [ours]
+    batch: rows of a step. All images when they fit, else the same number of shots of every class, drawn anew in each
+        step, or 8 of as many classes as fit, where that is more. Each image shows one view, drawn anew in every step;
+        two where a class has a single image, which would have no positive otherwise. On synthetic features one view was
+        better than two by 1 to 3 points, and takes a quarter of the time. [ours]
+        Version 1 showed 4096 rows, with all shots of the drawn classes, for up to 10 times the seconds. The noise of
+        a smaller step makes AdamW move less, so the rate is lr * (images / shown) ** (1/3), 1.8 lr at 397 x 16.
+        Measured on made-up features of 101 and 397 classes x 16: noise along directions that all classes share and
+        along a class's own, unequal spreads, grouped means; the power 1/3 was found on them, too. Accuracy with 1024
+        rows, against version 1: 397 classes, one draw of 3,970 test images, tau 0.05: 60.83 (60.23), tau 0.1: 56.88
+        (56.47); 101 classes, mean of four draws: 82.20 (82.02) and 74.67 (74.44), single draws between -0.23 and
+        +0.76. With 512 rows, tau 0.05, two draws: -0.9 and -1.2. At a rate left as it is, on the demo, half of the
+        images: some shots of all classes +0.03 (standard error 0.17), whole classes -0.53 (0.11). [ours]
     No bias, no residual scalar [recalled: identity start, one layer]; positives are all other rows of the
     class, other views of the same image included [recalled]; searched as Tip-Adapter, plus alpha = 0. [ours]
     """
@@ -42,12 +52,13 @@ class DacV(Tip):
     tau: float = 0.05
     lr: float = 1e-3
     steps: int = 100
-    batch: int = 4096
+    batch: int = 1024
 
     title = "DAC-V"
     paper = "Gondal et al., Domain Aligned CLIP for Few-shot Classification, WACV 2024, 2311.09191"
     year = 2024
     parameters = "D * D"
+    version = "2"
     deterministic = False
     fit_grid = {"tau": (0.1, 0.05)}
     logit_grid = {**search_grid(""), "alpha": [0.0, *search_grid("")["alpha"]]}
@@ -78,7 +89,8 @@ class DacV(Tip):
             return loss, (_maths.unit_slope(slope, z, length).T @ x,)
 
         identity = torch.eye(images.shape[-1], dtype=images.dtype, device=images.device)
-        rates = _training.cosine(self.lr, self.steps)
+        shown = max(2, self.batch // _each(self.counts, len(images))) / images.shape[1]  # share of the images in a step
+        rates = _training.cosine(self.lr * min(1.0, shown) ** (-1 / 3), self.steps)
         (adapter,) = _training.descend_by(slopes, identity, rates=rates, optimiser=_training.Adam())
         return adapter
 
@@ -107,17 +119,35 @@ def _need_positives(images: Tensor, counts: tuple[int, ...], dataset: str) -> No
 
 
 def _draw(counts: tuple[int, ...], views: int, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """View and row of every sample of a step, two (M,): all shots of the drawn classes, a random view each.
+    """View and row of every sample of a step, two (M,): the drawn shots of the drawn classes, a random view each.
 
     Where a class has a single image, two different views of every image.
     """
-    each = min(views, 2 if min(counts) == 1 else 1)  # a lone image still needs a positive
-    fit_in = max(2, batch // (each * max(counts)))  # one class alone has no negatives
-    end = torch.tensor(counts).cumsum(0)  # (C,)
-    if fit_in >= len(counts):
-        row = torch.arange(sum(counts))
-    else:
-        drawn = torch.randperm(len(counts), generator=generator)[:fit_in].tolist()
-        row = torch.cat([torch.arange(int(end[c]) - counts[c], int(end[c])) for c in drawn])
+    each = _each(counts, views)
+    classes, shots = _share(counts, batch // each)
+    row = torch.arange(sum(counts))
+    if classes < len(counts) or shots < max(counts):
+        of = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))  # (N,) the class of a row
+        order = torch.rand(len(of), generator=generator).argsort()  # (N,)
+        order = order[of[order].argsort(stable=True)]  # class by class, the shots of each at random
+        first = torch.tensor(counts).cumsum(0) - torch.tensor(counts)  # (C,)
+        drawn = torch.zeros(len(counts), dtype=torch.bool)
+        drawn[torch.randperm(len(counts), generator=generator)[:classes]] = True
+        row = order[drawn[of] & (row - first[of] < shots)]
     view = torch.rand(len(row), views, generator=generator).argsort(1)[:, :each].T  # (each, rows)
     return view.flatten(), row.repeat(each)
+
+
+def _each(counts: tuple[int, ...], views: int) -> int:
+    """Views of an image in a step: a lone image still needs a positive."""
+    return min(views, 2 if min(counts) == 1 else 1)
+
+
+def _share(counts: tuple[int, ...], images: int) -> tuple[int, int]:
+    """Classes of a step and the most shots of each, so that together they are about `images` at most."""
+    if sum(counts) <= images:
+        return len(counts), max(counts)
+    shots = min(max(counts), max(images // len(counts), SHOTS))
+    if sum(min(count, shots) for count in counts) <= images:
+        return len(counts), shots
+    return min(len(counts), max(2, images // shots)), shots  # one class alone has no negatives

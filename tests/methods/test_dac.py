@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 
+import hypothesis.strategies as st
 import pytest
 import torch
+from hypothesis import given
 from torch.nn import functional
 
 from harness.contract import example_episode, example_queries
@@ -12,7 +14,7 @@ from harness.fits import Kept, fits
 from harness.types import Episode, Method
 from methods._maths import unit
 from methods.dac import Dac
-from methods.dac_v import DacV, _draw
+from methods.dac_v import SHOTS, DacV, _draw
 from methods.tip import Tip
 from methods.zero_shot import ZeroShot
 
@@ -120,6 +122,42 @@ def test_a_small_batch_holds_whole_classes_and_at_least_two():
         assert len(classes) == 2 and len(row) == 6
         seen |= set(classes)
     assert seen == {0, 1, 2, 3}
+
+
+@given(
+    counts=st.lists(st.integers(1, 20), min_size=2, max_size=12),
+    batch=st.integers(1, 200),
+    seed=st.integers(0, 1000),
+)
+def test_every_drawn_class_shows_the_same_number_of_its_shots(counts, batch, seed):
+    _, row = _draw(tuple(counts), 1, batch, torch.Generator().manual_seed(seed))
+    assert len(set(row.tolist())) == len(row)
+    of = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    shown = of[row].bincount(minlength=len(counts)).tolist()
+    drawn = [(each, count) for each, count in zip(shown, counts, strict=True) if each]
+    most = max(each for each, _ in drawn)
+    assert len(drawn) >= 2 and all(each == min(count, most) for each, count in drawn)
+    if len(drawn) < len(counts):
+        assert most <= SHOTS  # shots go before classes
+    if sum(counts) <= batch:
+        assert row.tolist() == list(range(sum(counts)))
+    else:
+        assert len(row) <= max(batch, 2 * SHOTS)
+
+
+def test_steps_between_them_show_every_shot_of_every_class():
+    generator = torch.Generator().manual_seed(0)
+    draws = [_draw((16,) * 5, 1, 40, generator)[1].tolist() for _ in range(30)]
+    assert all(len(row) == 40 for row in draws)
+    assert set().union(*draws) == set(range(80))
+
+
+@pytest.mark.parametrize(("batch", "factor"), [(128, 1.0), (1000, 1.0), (16, 2.0)])
+def test_a_step_that_shows_an_eighth_of_the_images_has_twice_the_rate(batch, factor):
+    """AdamW moves each number by its rate in the first step."""
+    problem = episode(counts=(16,) * 8, views=0)
+    moved = DacV(steps=1, batch=batch, lr=1e-3).fit(problem).adapter - torch.eye(64)
+    assert float(moved.abs().median()) == pytest.approx(factor * 1e-3, rel=1e-3)
 
 
 def test_many_classes_train_in_batches():
