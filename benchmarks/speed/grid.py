@@ -368,6 +368,8 @@ def _summary(plan: Plan, good: Sequence[Result], ledger: Ledger) -> list[str]:
         f"all at once, {ledger.most('own') / GB:.2f} GB without mapped files (looked at every {EVERY} s); "
         f"the largest that a record tells: {peak / GB:.2f} GB",
     ]
+    if cells > len(plan.cells):
+        lines.append("some cells were computed again, as a method changed or a cell had failed: wall times hold both")
     if cells == len(plan.cells):
         share = f", {spent / alone:.2f} of it" if alone else ""
         lines.append(
