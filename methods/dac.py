@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from harness.types import Episode
 from methods import _maths, _training
-from methods.dac_v import DacV
+from methods.dac_v import SHOTS, DacV
 
 
 @dataclass
@@ -28,8 +28,11 @@ class Dac(DacV):
     text_lr: from 1e-4 to 1e-3 the best value differs by data set by 2 points, so validation chooses, the
         gentlest first. Stage 1 does not depend on it: one fit trains a text for every value searched, and
         `text_lr` is read by `logits`. [ours]
-    text_steps: AdamW without decay, cosine to 0, every support image in each step, its stored views in turn;
-        100 steps, more overfit. [ours; the paper's text stage is recalled only as direct optimisation]
+    text_steps: AdamW without decay, cosine to 0, the stored views in turn; 100 steps, more overfit. [ours; the
+        paper's text stage is recalled only as direct optimisation] A step shows every support image, or, since
+        version 2, where they are more than `batch`, at most 8 of a class, in turn: on the made-up features of
+        DAC-V's `batch`, 101 classes x 16, half of the images give 87.18 % and all give 87.11 %, means of six draws
+        that differ by -0.30 to +0.64; a quarter loses 1.2. [ours]
     """
 
     text_lr: float = 3e-4
@@ -42,24 +45,52 @@ class Dac(DacV):
     def fit(self, episode: Episode) -> Self:
         super().fit(episode)
         rates = sorted({self.text_lr, *self.logit_grid.get("text_lr", ())})
-        key = f"DAC: texts for {rates} steps={self.text_steps}"  # the same for every tau
-        texts = episode.once(key, lambda: torch.stack([self._train_text(rate) for rate in rates]))  # (R, C, D)
+        key = f"DAC: texts for {rates} steps={self.text_steps} batch={self.batch}"  # the same for every tau
+        texts = episode.once(key, lambda: self._train_texts(rates))  # (R, C, D)
         self.weights = dict(zip(rates, texts, strict=True))  # each (C, D)
         return self
 
-    def _train_text(self, rate: float) -> Tensor:
-        images, label = _training.unit_views(self.support), self.support.label  # (V, N, D), (N,)
+    def _train_texts(self, rates: Sequence[float]) -> Tensor:
+        """The texts of all rates, trained side by side: (R, C, D)."""
+        images, label, start = _training.unit_views(self.support), self.support.label, self.text.weight
+        turns = [rows.to(label.device) for rows in _turns(self.counts, self.batch)]
 
-        def loss(step: int, weight: Tensor) -> Tensor:
-            image = images[step % len(images)]  # (N, D)
-            return functional.cross_entropy(self.text.scale * image @ _maths.unit(weight).T, label)
+        def slopes(step: int, weight: Tensor) -> tuple[Tensor, tuple[Tensor]]:
+            rows, view = turns[step % len(turns)], images[step // len(turns) % len(images)]  # (n,), (N, D)
+            image, truth = (view, label) if len(turns) == 1 else (view.index_select(0, rows), label[rows])
+            loss, slope = _slope(weight, image, truth, self.text.scale)
+            return loss, (slope,)
 
-        rates = _training.cosine(rate, self.text_steps)
-        (weight,) = _training.descend(loss, self.text.weight, rates=rates, optimiser=_training.Adam())
-        return _maths.unit(weight)  # (C, D)
+        each = torch.tensor(rates)[:, None, None]  # (R, 1, 1)
+        schedule = [each * part for part in _training.cosine(1.0, self.text_steps)]
+        runs = start.expand(len(rates), *start.shape)  # (R, C, D)
+        (weights,) = _training.descend_by(slopes, runs, rates=schedule, optimiser=_training.Adam())
+        return _maths.unit(weights)  # (R, C, D)
 
     def inter(self, image: Tensor) -> Tensor:
         return _maths.zero_shot(image, replace(self.text, weight=self.weights[self.text_lr]))  # (B, C)
 
     def trained_parameters(self) -> int:
         return super().trained_parameters() + self.text.weight.numel()
+
+
+def _turns(counts: tuple[int, ...], batch: int) -> list[Tensor]:
+    """The rows of steps in turn, each (n,): all in one up to `batch`, else about as many of each class, 8 at most."""
+    number = -(-max(counts) // SHOTS) if sum(counts) > batch else 1
+    place = torch.cat([torch.arange(count) for count in counts])  # (N,) of an image in its class
+    return [(place % number == turn).nonzero()[:, 0] for turn in range(number)]
+
+
+def _slope(weight: Tensor, image: Tensor, label: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of scale * x n(w)^T, mean over runs, (), and each run's slope by w: weight (R, C, D).
+
+    image (N, D), label (N,). As `_maths.cosine_slope`, with one product for all runs: half the time at 10 classes.
+    """
+    runs, flat = len(weight), weight.flatten(0, 1)  # (R * C, D)
+    length = flat.norm(dim=1, keepdim=True).clamp_(min=1e-12)  # (R * C, 1)
+    turned = flat * (scale / length)  # (R * C, D)
+    log = (turned @ image.T).unflatten(0, (runs, -1)).log_softmax(1)  # (R, C, N)
+    truth = label.expand(runs, 1, -1)  # (R, 1, N)
+    loss = -log.gather(1, truth).mean()
+    slope = log.exp_().scatter_add_(1, truth, log.new_full((), -1.0).expand_as(truth)).div_(len(label))  # (R, C, N)
+    return loss, _maths.unit_slope(slope.flatten(0, 1) @ image, turned, length, scale).view_as(weight)

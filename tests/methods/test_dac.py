@@ -1,5 +1,6 @@
 """DAC is Tip-Adapter before it trains, trains what it says on what it says, and gains from it."""
 
+import math
 from dataclasses import replace
 
 import hypothesis.strategies as st
@@ -13,7 +14,7 @@ from harness.errors import UsageError
 from harness.fits import Kept, fits
 from harness.types import Episode, Method
 from methods._maths import unit
-from methods.dac import Dac
+from methods.dac import Dac, _turns
 from methods.dac_v import SHOTS, DacV, _draw
 from methods.tip import Tip
 from methods.zero_shot import ZeroShot
@@ -80,7 +81,40 @@ def test_one_fit_trains_a_text_for_every_rate_searched():
     method = Dac(text_lr=7e-4).fit(problem)
     assert set(method.weights) == {1e-4, 3e-4, 7e-4, 1e-3}
     alone = Dac(text_lr=1e-4).fit(problem)
-    assert torch.equal(method.at({"text_lr": 1e-4}).logits(queries(problem)), alone.logits(queries(problem)))
+    torch.testing.assert_close(
+        method.at({"text_lr": 1e-4}).logits(queries(problem)), alone.logits(queries(problem)), rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("batch", [1000, 60])
+def test_texts_trained_side_by_side_are_those_of_plain_autograd(batch):
+    """All images in each step; or halves in turn, where they are more than a batch."""
+    problem = episode(counts=(16,) * 4, views=2)
+    method = Dac(steps=0, text_steps=5, batch=batch).fit(problem)
+    views = unit(problem.support.views.double())
+    rows = [torch.arange(64)] if batch > 64 else [torch.arange(start, 64, 2) for start in (0, 1)]
+    for rate, text in method.weights.items():
+        weight = problem.text.weight.double().requires_grad_(True)
+        optimiser = torch.optim.AdamW([weight], lr=rate, weight_decay=0.0)
+        for step in range(5):
+            optimiser.param_groups[0]["lr"] = rate * (1 + math.cos(math.pi * step / 5)) / 2
+            shown = rows[step % len(rows)]
+            image = views[step // len(rows) % 2][shown]
+            optimiser.zero_grad()
+            score = problem.text.scale * image @ unit(weight).T
+            functional.cross_entropy(score, problem.support.label[shown]).backward()
+            optimiser.step()
+        torch.testing.assert_close(text.double(), unit(weight.detach()), rtol=1e-4, atol=1e-5)
+
+
+@given(st.lists(st.integers(1, 20), min_size=2, max_size=9), st.integers(1, 120))
+def test_turns_show_every_image_once_and_few_of_a_class(counts, batch):
+    turns = _turns(tuple(counts), batch)
+    assert sorted(torch.cat(turns).tolist()) == list(range(sum(counts)))
+    of = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    if len(turns) > 1:
+        assert sum(counts) > batch
+        assert all(int(of[rows].bincount().max()) <= SHOTS for rows in turns)
 
 
 @pytest.mark.parametrize("axes", [("text_lr", "beta", "alpha"), ("beta", "text_lr"), ("alpha",)])
