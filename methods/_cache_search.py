@@ -16,6 +16,7 @@ from methods import _maths
 
 # Numbers of one block, (rows, keys) and (rows, classes, betas): on a processor what its caches hold.
 AFFINITIES, TURNS, ON_A_GPU = 2**19, 2**19, 2**26
+GUARD = 1e-5  # what is left open in that look, of the votes' part of a lead: more than rounding moves it
 
 
 class Cache(Protocol):
@@ -43,21 +44,32 @@ class Cache(Protocol):
         """What a key's vote counts, (N,) >= 0; None where all count 1."""
 
 
+Inters = Callable[[Sequence[Any], Tensor], Sequence[Tensor]]  # points, (B, D) -> `inter` of each, (B, C)
+
+
 def blocks(rows: int, width: int, budget: int = 2**24) -> Iterator[slice]:
     """Cut rows so that rows * width of a block stays near `budget` numbers; at least one row each."""
     step = max(1, budget // max(1, width))
     return (slice(start, start + step) for start in range(0, rows, step))
 
 
-def sweep(cache: Cache, image: Tensor, label: Tensor, *, whole: bool = False) -> Tensor:
+def sweep(
+    cache: Cache,
+    image: Tensor,
+    label: Tensor,
+    *,
+    whole: bool = False,
+    inters: Inters | None = None,
+) -> Tensor:
     """Count right answers for every point of the grid, as the brute-force loop would.
 
     image (M, D), label (M,) -> int64 counts, axes as in `cache.logit_grid`, which holds alpha >= 0, beta or both,
     and any other field that `inter` or `key_weight` reads. Memory grows with a block of rows, not with M, unless
-    `whole` asks for one block, for scores that are not row by row. Four ideas: every alpha from one pass
-    (`_alpha_interval`, `_add`), 200 betas from about 15 (`_interpolation`), only classes that can win (`_count`), and
-    blocks that stay in the processor's cache. Cost: one such pass for each point of the other fields; affinities, and
-    what of the votes does not depend on those fields, are computed once for all of them.
+    `whole` asks for one block, for scores that are not row by row. `inters` gives the `inter` of several points, where
+    they share work. Four ideas: every alpha from one pass (`_alpha_interval`, `_add`), 200 betas from about 15
+    (`_interpolation`), only rows and classes that the grid leaves open (`_count`), and blocks that stay in the
+    processor's cache. Cost: one such pass for each point of the other fields; affinities, and what of the votes does
+    not depend on those fields, are computed once for all of them.
     """
     grid = cache.logit_grid
     beta = tuple(float(value) for value in grid.get("beta", (cache.beta,)))
@@ -68,7 +80,7 @@ def sweep(cache: Cache, image: Tensor, label: Tensor, *, whole: bool = False) ->
     tally = torch.zeros(len(points), len(beta), len(alpha) + 1, dtype=torch.int64, device=image.device)
     many = AFFINITIES if image.device.type == "cpu" else ON_A_GPU
     for rows in [slice(None)] if whole else blocks(len(image), sum(cache.counts), many):
-        _block(tally, points, image[rows], label[rows], beta, ladder)
+        _block(tally, points, image[rows], label[rows], beta, ladder, inters or _inters)
     counts = tally.cumsum(-1)[..., :-1][..., alpha.argsort().argsort()]  # (points, betas, alphas)
     counts = counts.reshape(*(len(values) for values in others.values()), len(beta), len(alpha))
     names = [*others, "beta", "alpha"]
@@ -77,8 +89,19 @@ def sweep(cache: Cache, image: Tensor, label: Tensor, *, whole: bool = False) ->
     return counts.reshape([len(values) for values in grid.values()])
 
 
+def _inters(points: Sequence[Cache], image: Tensor) -> list[Tensor]:
+    """`inter` of each point: (B, D) -> each (B, C)."""
+    return [point.inter(image) for point in points]
+
+
 def _block(
-    tally: Tensor, points: Sequence[Cache], image: Tensor, label: Tensor, beta: tuple[float, ...], ladder: _Ladder
+    tally: Tensor,
+    points: Sequence[Cache],
+    image: Tensor,
+    label: Tensor,
+    beta: tuple[float, ...],
+    ladder: _Ladder,
+    inters: Inters,
 ) -> None:
     """Add one block of rows to the tally (points, betas, alphas + 1), see `_add`."""
     affinity = points[0].affinity(image)  # (b, N)
@@ -92,8 +115,20 @@ def _block(
     together = [range(len(points))] if key_weights[0] is None else [range(i, i + 1) for i in range(len(points))]
     for members in together:  # points of the same votes
         gain = _gains(votes, points[0].counts, key_weights[members[0]], label)  # (b, C, nodes)
-        leads = torch.stack([_leads(points[i].inter(image), label) for i in members])  # (points, b, C)
-        _count([tally[i] for i in members], leads, gain, weights, fade, ladder)
+        bounds = _bounds(gain, weights, fade)  # two (b, C)
+        for i, inter in zip(members, inters([points[i] for i in members], image), strict=True):
+            _count(tally[i], _leads(inter, label), gain, bounds, weights, fade, ladder)
+
+
+def _bounds(gain: Tensor, weights: Tensor, fade: Tensor) -> tuple[Tensor, Tensor]:
+    """The least and the largest lead in the votes over all betas, of fade * (gain @ weights): two (b, C)."""
+    least, most = gain.new_empty(gain.shape[:2]), gain.new_empty(gain.shape[:2])  # (b, C)
+    few = TURNS if gain.device.type == "cpu" else ON_A_GPU // 2
+    for part in blocks(len(gain), gain.shape[1] * weights.shape[1], few):
+        lead = torch.bmm(gain[part], weights * fade[part, None])  # (r, C, betas)
+        torch.amin(lead, 2, out=least[part])
+        torch.amax(lead, 2, out=most[part])
+    return least, most
 
 
 def _gains(votes: Sequence[Tensor], counts: tuple[int, ...], key_weight: Tensor | None, label: Tensor) -> Tensor:
@@ -105,25 +140,36 @@ def _gains(votes: Sequence[Tensor], counts: tuple[int, ...], key_weight: Tensor 
 
 
 def _count(
-    tallies: Sequence[Tensor], leads: Tensor, gain: Tensor, weights: Tensor, fade: Tensor, ladder: _Ladder
+    tally: Tensor,
+    lead: Tensor,
+    gain: Tensor,
+    bounds: tuple[Tensor, Tensor],
+    weights: Tensor,
+    fade: Tensor,
+    ladder: _Ladder,
 ) -> None:
-    """Add rows to a tally for each of leads (points, b, C), from gain (b, C, nodes), weights (nodes, betas), fade.
+    """Add rows to a tally from leads (b, C) without votes, gain (b, C, nodes), weights (nodes, betas) and fade.
 
-    Of a row only the classes that matter are looked at: over any other one the true class leads at every point, and
-    has no fewer votes at any beta. Rows with about as many stand side by side.
+    `bounds` of the lead in the votes, (b, C) each, and the alphas of the grid tell the rows that lose to some class at
+    every point, which count nowhere, and those that win over every class at every point, which count everywhere. Of the
+    others only the classes that are left open are looked at. Rows with about as many stand side by side.
     """
+    ends, (least, most) = (float(ladder.ordered[0]), float(ladder.ordered[-1])), bounds
+    worst = torch.minimum(ends[0] * least, ends[1] * least)  # (b, C)
+    best = torch.maximum(ends[0] * most, ends[1] * most)  # (b, C)
+    open_to = lead + worst <= GUARD * worst.abs()  # (b, C)
+    alive = ~(lead + best < -GUARD * best.abs()).any(1)  # (b,)
+    undecided = alive & open_to.any(1)  # (b,)
+    tally[:, 0] += alive.sum() - undecided.sum()
+    live = undecided.nonzero()[:, 0]  # (r,)
+    matters = open_to[live]  # (r, C)
+    many = matters.sum(1)  # (r,)
+    order, first = many.argsort(), matters.to(torch.uint8).argsort(1, descending=True)  # (r,), (r, C)
     few = TURNS if gain.device.type == "cpu" else ON_A_GPU // 2
-    matters = leads.amin(0) < 0  # (b, C)
-    for part in blocks(len(gain), gain.shape[1] * weights.shape[1], few):
-        matters[part] |= (gain[part] @ weights).amin(-1) < 0
-    many = matters.sum(1)  # (b,)
-    order, first = many.argsort(), matters.to(torch.uint8).argsort(1, descending=True)  # (b,), (b, C)
-    for rows, widest in _even(order, many[order].tolist(), few // weights.shape[1]):
-        classes = first[rows, :widest]  # (r, c)
-        turns = gain[rows[:, None], classes]  # (r, c, nodes)
-        for tally, lead in zip(tallies, leads, strict=True):
-            low, high = _alpha_interval(lead[rows[:, None], classes], turns, weights)  # (r, betas)
-            _add(tally, low, high, fade[rows], ladder)
+    for part, widest in _even(order, many[order].tolist(), few // weights.shape[1]):
+        rows, classes = live[part], first[part, :widest]  # (p,), (p, c)
+        low, high = _alpha_interval(lead[rows[:, None], classes], gain[rows[:, None], classes], weights)  # (p, betas)
+        _add(tally, low, high, fade[rows], ladder)
 
 
 def _even(order: Tensor, widths: Sequence[int], budget: int) -> Iterator[tuple[Tensor, int]]:

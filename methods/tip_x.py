@@ -70,7 +70,13 @@ class TipX(Tip):
         return {name: list(values) for name, values in TipX.logit_grid.items()}
 
     def inter(self, image: Tensor) -> Tensor:
-        return super().inter(image) + self.gamma * self.votes(image)  # (B, C)
+        (score,) = self._inters([self], image)  # (B, C)
+        return score
+
+    def _inters(self, points: Sequence[Self], image: Tensor) -> list[Tensor]:
+        """`inter` of each of the points, which differ in gamma alone: (B, D) -> each (B, C)."""
+        score, votes = super().inter(image), self.votes(image)  # (B, C)
+        return [score + point.gamma * votes for point in points]
 
     def votes(self, image: Tensor) -> Tensor:
         """phi L, the vote by text signatures: (B, D) -> (B, C)."""
@@ -101,4 +107,6 @@ class TipX(Tip):
     def sweep(self, image: Tensor, label: Tensor) -> Tensor:
         if min(self.logit_grid.get("alpha", (0,))) < 0:
             return super().sweep(image, label)
-        return _cache_search.sweep(self, image, label, whole=bool(self.transductive))
+        if not set(self.logit_grid) <= {"alpha", "beta", "gamma"}:
+            return _cache_search.sweep(self, image, label, whole=bool(self.transductive))
+        return _cache_search.sweep(self, image, label, whole=bool(self.transductive), inters=self._inters)

@@ -113,6 +113,20 @@ def test_only_classes_that_can_win_are_looked_at(monkeypatch):
     assert sum(lead.numel() for lead in seen) < 0.8 * 2 * len(image) * 12
 
 
+def test_rows_that_no_point_leaves_open_count_everywhere_or_nowhere(monkeypatch):
+    """A strong zero-shot score decides every row before any interval is made; the counts are those of the loop."""
+    episode = example_episode((4,) * 6, dim=32, raw=True)
+    method, (image, label) = (
+        Tip().fit(replace(episode, text=replace(episode.text, scale=1e6))),
+        example_queries(episode, each=6, raw=True),
+    )
+    seen, plain = [], _cache_search._alpha_interval
+    monkeypatch.setattr(_cache_search, "_alpha_interval", lambda lead, *rest: seen.append(lead) or plain(lead, *rest))
+    label[::2] = (label[::2] + 1) % 6  # so that some are wrong
+    assert_same(method, image, label)
+    assert sum(len(lead) for lead in seen) < 0.1 * len(image)
+
+
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=40).map(sorted), st.integers(1, 50))
 def test_parts_of_rising_width_hold_every_row_once(widths, budget):
     parts = list(_cache_search._even(torch.arange(len(widths)), widths, budget))
