@@ -69,6 +69,16 @@ def test_one_fit_trains_every_rate_and_the_shared_encoder_stays(problem):
     assert method.trained_parameters() == method.projections[1e-5].numel()
 
 
+def test_rates_side_by_side_are_those_rates_alone(problem):
+    """Products of other sizes round otherwise; 20 steps keep that below 1e-5."""
+    episode, _ = problem
+    together = ProLip(epochs=20, drawn=1).fit(episode)
+    for rate, projection in together.projections.items():
+        alone = ProLip(lr=rate, epochs=20, drawn=1)
+        alone.logit_grid = {}
+        torch.testing.assert_close(projection, alone.fit(episode).projections[rate], rtol=1e-4, atol=1e-5)
+
+
 def test_the_projection_of_a_resnet_comes_out_with_its_bias():
     from open_clip.modified_resnet import ModifiedResNet
 
