@@ -204,6 +204,8 @@ def _command(plan: Plan) -> str:
         "--shots": [str(cell.shots) for cell in plan.cells],
         "--seeds": [str(cell.seed) for cell in plan.cells],
     }
+    if ways := {cell.source.pixels for cell in plan.cells if isinstance(cell.source, ImageSource)} - {"pil"}:
+        asked["--pixels"] = [*ways]
     return "harness run " + " ".join(f"{flag} {','.join(dict.fromkeys(values))}" for flag, values in asked.items())
 
 

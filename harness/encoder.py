@@ -183,6 +183,8 @@ def load(name: str, device: str = "cpu", precision: str = "auto", pixels: str = 
     check_pixels(pixels)
     encoder = _load(name, device, resolve_precision(precision, device))[0]
     encoder.pixels, encoder.fingerprint = pixels, with_pixels(encoder.fingerprint, pixels, device)
+    if pixels != "pil":
+        decode.available("cpu")  # tells once if not, before many threads ask
     return encoder
 
 

@@ -457,7 +457,9 @@ def test_a_run_has_features_and_records_of_its_own_that_rank_apart(
 ) -> None:
     own_set(home, harness_command)
     words = ["run", "--datasets", "mine", "--methods", "ncm", "--shots", 1, "--seeds", 1, "--encoder", folder]
+    timed = ["bench", *words[1:], "--repeats", 3, "--images", 2, "--pixels", "tensor"]
     for way in ("pil", "tensor"):
+        assert "--seeds 1 --pixels tensor" in harness_command(*timed)[2]  # features of PIL do not serve
         code, _, said = harness_command(*words, "--json", "--pixels", way)
         assert code == 0, said
     folders = cache.cached_packs()
@@ -475,6 +477,8 @@ def test_a_run_has_features_and_records_of_its_own_that_rank_apart(
     assert code == 0 and "1 older records are left out" in out
     code, out, _ = harness_command(*words, "--json", "--pixels", "tensor")
     assert json.loads(out)["computed"] == 0
+    code, out, _ = harness_command(*timed, "--json")
+    assert (code, json.loads(out)[0]["extract"]["pixels"]) == (0, "tensor")
     for way in ("pil", "tensor"):
         harness_command(*words, "--pixels", way, "--results", way)
     code, _, said = harness_command("compare", "pil", "tensor")
