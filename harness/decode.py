@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 PIXELS = ("pil", "tensor")
 START, END = b"\xff\xd8\xff", b"\xff\xd9"  # of a JPEG file
 IN_UINT8 = ("cpu",)  # devices on which torch resizes uint8 without a detour over floats
-TOGETHER = 256 << 20  # bytes of decoded pictures that are on a GPU at a time; four times as many while they are resized
+TOGETHER = 256 << 20  # bytes of decoded pictures that are on a GPU at a time; floats of them need more: see crops_on
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,8 @@ def decode(data: list[Tensor], device: str) -> list[Tensor]:
     """Decode JPEG files: (3, H, W) uint8 each, on the device. All that is asked of torchvision, which deprecates it."""
     from torchvision.io import ImageReadMode, decode_jpeg
 
-    found: list[Tensor] = decode_jpeg(data, mode=ImageReadMode.RGB, device=device)
+    with without_warnings():
+        found: list[Tensor] = decode_jpeg(data, mode=ImageReadMode.RGB, device=device)
     return found
 
 
@@ -240,7 +241,7 @@ def crops_on(
     """Decode files on a device, and resize them and their views there: (1 + V, 3, size, size) uint8 of each.
 
     Pictures of one size are resized together. Nothing is read back, so a GPU is not waited for. Memory beyond the
-    result stays below seven times `TOGETHER`, or what one picture needs. None where the device cannot decode a file.
+    result stays below ten times `TOGETHER`, or what one picture needs. None where the device cannot decode a file.
     """
     import torch
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,14 @@ def test_errors_are_worded_as_pil_s(tmp_path: Path) -> None:
         with pytest.raises(UnreadableImage) as found:
             decode.read(path)
         assert str(found.value) == str(expected.value)
+
+
+def test_that_decoding_is_deprecated_there_troubles_nobody(tmp_path: Path) -> None:
+    PLAIN["odd"](tmp_path / "a.jpg")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        jpeg = decode.look(tmp_path / "a.jpg")
+        assert jpeg is not None and decode.decode([jpeg.data], "cpu")[0].shape == (3, 61, 97)
 
 
 def test_without_a_decoder_pil_decodes_and_that_is_said_once(
