@@ -33,8 +33,8 @@ class CrossModal(Method):
     these rates it shrinks a weight by a few percent over a whole run, and it was never chosen. Measured on the demo
     (six test sets, 1 to 16 shots, three seeds), mean test accuracy: 57.71 % with ten epochs, with all three decays and
     with 0 alone; 57.84 % with five epochs, where three quarters of the stops chosen lie in the first half of a run;
-    57.88 % without the last two eighths, a quarter of the cost; 57.22 % with at least 400 iterations. Without
-    validation 54.82 % where a run stops after six eighths, and 55.04 % at its end.
+    57.88 % without the last two eighths, a quarter of the cost; 57.22 % with at least 400 iterations. Without validation
+    54.82 % where a run stops after six eighths, and 55.04 % at its end.
     A stored view stands in for the mirrored centre crop. Half a batch that is larger than its set shrinks to the set,
     where the reference drops that batch size, and stops if none is left. Runs of a batch size see the same batches
     and are trained side by side. Its second head, CLIP-Adapter before the linear layer, is left out.
