@@ -77,36 +77,25 @@ def class_spread(x: Tensor, counts: tuple[int, ...]) -> Tensor:
 # -- learning --------------------------------------------------------------------------------------------
 
 
-def cross_entropy_slope(scores: Tensor, label: Tensor, dim: int = 1) -> tuple[Tensor, Tensor]:
-    """The mean cross-entropy and its slope by the scores: (B, C), label (B,) -> (), (B, C).
+def cross_entropy_slope(scores: Tensor, label: Tensor, dim: int = -1) -> tuple[Tensor, Tensor]:
+    """The mean cross-entropy and its slope by the scores: (..., B, C), label (..., B) -> (), (..., B, C).
 
-    dim: which dimension counts the classes; 0 for (C, B), the form whose products are the faster on a CPU.
+    dim: which dimension counts the classes; -2 for (..., C, B), the form whose products are the faster on a CPU.
     """
-    truth = label.unsqueeze(dim)  # (B, 1)
-    log = scores.log_softmax(dim)  # (B, C)
+    truth = label.unsqueeze(dim)  # (..., B, 1)
+    log = scores.log_softmax(dim)  # (..., B, C)
     loss = -log.gather(dim, truth).mean()
-    slope = log.exp_().scatter_add_(dim, truth, log.new_full((), -1.0).expand_as(truth))  # (B, C)
-    return loss, slope.div_(len(label))
+    slope = log.exp_().scatter_add_(dim, truth, log.new_full((), -1.0).expand_as(truth))  # (..., B, C)
+    return loss, slope.div_(label.numel())
 
 
-def cosine_slope(image: Tensor, label: Tensor, weight: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """The cross-entropy of scale * x n(w)^T and its slope by w: image (B, D), label (B,), weight (C, D) -> (), (C, D).
+def unit_slope(slope: Tensor, turned: Tensor, length: Tensor) -> Tensor:
+    """From the slope by n(x) to the slope by x, in place: what points along x is taken out.
 
-    Two products of B * C * D multiplications and sums, and little else.
-    """
-    length = weight.norm(dim=1, keepdim=True).clamp_(min=1e-12)  # (C, 1)
-    turned = weight * (scale / length)  # (C, D), of length `scale`
-    loss, slope = cross_entropy_slope(turned @ image.T, label, dim=0)  # (), (C, B)
-    return loss, unit_slope(slope @ image, turned, length, scale)
-
-
-def unit_slope(slope: Tensor, turned: Tensor, length: Tensor, scale: float = 1.0) -> Tensor:
-    """From the slope by scale * n(x) to the slope by x, in place: what points along x is taken out.
-
-    slope and turned, which is scale * n(x), (B, D); length, |x|, (B, 1) -> (B, D).
+    slope and turned, which is n(x), (B, D); length, |x|, (B, 1) -> (B, D).
     """
     along = (slope * turned).sum(1, keepdim=True)  # (B, 1)
-    return slope.addcmul_(turned, along, value=-1 / scale**2).mul_(scale / length)
+    return slope.addcmul_(turned, along, value=-1).div_(length)
 
 
 def supervised_contrastive(z: Tensor, label: Tensor, tau: float) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from harness.types import Episode
-from methods import _maths, _training
+from methods import _cosine_head, _maths, _training
 from methods.dac_v import SHOTS, DacV
 
 
@@ -58,7 +58,7 @@ class Dac(DacV):
         def slopes(step: int, weight: Tensor) -> tuple[Tensor, tuple[Tensor]]:
             rows, view = turns[step % len(turns)], images[step // len(turns) % len(images)]  # (n,), (N, D)
             image, truth = (view, label) if len(turns) == 1 else (view.index_select(0, rows), label[rows])
-            loss, slope = _slope(weight, image, truth, self.text.scale)
+            loss, slope = _cosine_head.slope(image, truth, weight, self.text.scale)
             return loss, (slope,)
 
         each = torch.tensor(rates)[:, None, None]  # (R, 1, 1)
@@ -79,18 +79,3 @@ def _turns(counts: tuple[int, ...], batch: int) -> list[Tensor]:
     number = -(-max(counts) // SHOTS) if sum(counts) > batch else 1
     place = torch.cat([torch.arange(count) for count in counts])  # (N,) of an image in its class
     return [(place % number == turn).nonzero()[:, 0] for turn in range(number)]
-
-
-def _slope(weight: Tensor, image: Tensor, label: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of scale * x n(w)^T, mean over runs, (), and each run's slope by w: weight (R, C, D).
-
-    image (N, D), label (N,). As `_maths.cosine_slope`, with one product for all runs: half the time at 10 classes.
-    """
-    runs, flat = len(weight), weight.flatten(0, 1)  # (R * C, D)
-    length = flat.norm(dim=1, keepdim=True).clamp_(min=1e-12)  # (R * C, 1)
-    turned = flat * (scale / length)  # (R * C, D)
-    log = (turned @ image.T).unflatten(0, (runs, -1)).log_softmax(1)  # (R, C, N)
-    truth = label.expand(runs, 1, -1)  # (R, 1, N)
-    loss = -log.gather(1, truth).mean()
-    slope = log.exp_().scatter_add_(1, truth, log.new_full((), -1.0).expand_as(truth)).div_(len(label))  # (R, C, N)
-    return loss, _maths.unit_slope(slope.flatten(0, 1) @ image, turned, length, scale).view_as(weight)

@@ -102,7 +102,7 @@ def _slopes(
     mixed = functional.linear(hidden, residual * up, residual * high).add_(x)  # (N, D)
     inverse = torch.linalg.vector_norm(mixed, dim=1).clamp_(min=1e-12).reciprocal_()  # (N,)
     scores = (head @ mixed.T).mul_(scale * inverse)  # (C, N): with the classes first, a tenth faster on a CPU
-    loss, slope = _maths.cross_entropy_slope(scores, label, dim=0)  # (), (C, N)
+    loss, slope = _maths.cross_entropy_slope(scores, label, dim=-2)  # (), (C, N)
     along = torch.linalg.vecdot(slope, scores, dim=0).mul_(inverse.square())  # (N,)
     slope.mul_(scale * inverse)
     by_head = slope @ mixed  # (C, D)

@@ -56,7 +56,7 @@ class LpPlusPlus(Method):
             # A text's share is linear in the image too; its slope is that of the prototype along the text.
             blend = torch.addcmul(weight, self.text, alpha[:, None])  # (C, D)
             scores = (blend @ image.T).add_(bias[:, None])  # (C, N)
-            loss, slope = _maths.cross_entropy_slope(scores, support.label, dim=0)  # (), (C, N)
+            loss, slope = _maths.cross_entropy_slope(scores, support.label, dim=-2)  # (), (C, N)
             by_weight = slope @ image  # (C, D)
             turn = (step + 1) % 10 == 0
             if turn or self.accumulate:

@@ -7,7 +7,7 @@ import torch
 from benchmarks.speed import plain
 from benchmarks.speed.conftest import CPU_TIME, Ratio
 from benchmarks.speed.problems import problem
-from methods import _maths, _training
+from methods import _cosine_head, _maths, _training
 
 pytestmark = CPU_TIME
 STEPS = 20
@@ -45,7 +45,7 @@ def test_a_step_by_a_written_out_slope_costs_at_most_twice_its_two_products(rati
 
     def steps() -> None:
         def slopes(step: int, weight: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-            loss, slope = _maths.cosine_slope(image, label, weight, 100.0)
+            loss, slope = _cosine_head.slope(image, label, weight, 100.0)
             return loss, [slope]
 
         _training.descend_by(slopes, weight, rates=[1e-6] * STEPS, optimiser=_training.Sgd())
@@ -99,8 +99,6 @@ def test_training_is_free_of_the_test_set(ratio: Ratio) -> None:
 
 def test_the_contrastive_step_of_dac(ratio: Ratio) -> None:
     """Loss and slope cost one and a half products of all rows with each other, 3 M^2 D multiplications and sums."""
-    from methods import _maths
-
     episode, _, _ = problem(98, 16, 1)
     z, label = episode.support.image.clone().requires_grad_(True), episode.support.label  # (M, D), (M,)
     rows = z.detach()

@@ -22,6 +22,14 @@ def test_it_is_autograds(scale, batch):
     torch.testing.assert_close(slope, torch.autograd.grad(loss, weight)[0])
 
 
+def test_runs_side_by_side_have_the_slopes_they_have_alone():
+    image, label, weights = draws(7, 6), torch.arange(7) % 4, draws(3, 4, 6, seed=1)
+    alone = [_cosine_head.slope(image, label, weight, 30.0) for weight in weights]
+    loss, slopes = _cosine_head.slope(image, label, weights, 30.0)
+    torch.testing.assert_close(loss, torch.stack([one for one, _ in alone]).mean())
+    torch.testing.assert_close(slopes, torch.stack([slope for _, slope in alone]))
+
+
 def test_it_does_not_change_the_weight_and_has_no_slope_along_it():
     image, weight = draws(3, 6), draws(4, 6, seed=1)
     kept = weight.clone()
