@@ -411,6 +411,30 @@ def test_when_the_device_lacks_memory_the_processor_goes_on(
     assert torch.equal(all_pixels(model, paths), expected)
 
 
+def test_a_gpu_has_done_its_work_before_its_decoder_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", done.append)
+    monkeypatch.setattr("torchvision.io.decode_jpeg", lambda data, **_: done.append("decoded") or data)
+    decode.decode([torch.zeros(1, dtype=torch.uint8)], "cuda:0")
+    assert done == ["cuda:0", "decoded"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_decoder_of_a_gpu_leaves_alone_what_its_queue_still_needs(tmp_path: Path) -> None:
+    photograph(800, 600).save(tmp_path / "a.jpg")
+    jpeg = decode.look(tmp_path / "a.jpg")
+    assert jpeg is not None
+    for value in range(20):
+        held = [torch.full((3, 600, 800), value, dtype=torch.uint8, device="cuda") for _ in range(8)]
+        torch.cuda.synchronize()
+        torch.cuda._sleep(100_000_000)  # some 50 ms, in which the sums wait
+        sums = [one.sum() for one in held]
+        del held
+        decode.decode([jpeg.data] * 8, "cuda")
+        assert [int(one) for one in sums] == [value * jpeg.bytes] * 8
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_gives_features_near_those_of_the_cpu(folder: Path, model: encoder.Encoder, paths: list[Path]) -> None:
