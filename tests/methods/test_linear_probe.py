@@ -162,6 +162,24 @@ def test_products_in_fp32_end_where_those_in_float64_do(monkeypatch):
         assert float((bias - its_bias).abs().max()) < 1e-3 * float(its_bias.abs().max() + 1)
 
 
+def test_with_products_in_fp32_what_is_told_of_the_end_is_true(monkeypatch):
+    """At the smallest such tolerance, with long features, whose scores round most."""
+    ends, solve = [], linear_probe._lbfgs
+
+    def watched(ridge, *rest):
+        found = solve(ridge, *rest)
+        exact = _Ridge(ridge.inputs.double(), ridge.label[0])
+        exact.decay = ridge.decay
+        x = exact.along(found[0].theta)
+        ends.append(exact.slope(x, exact.value(x)[1])[1])
+        return found
+
+    monkeypatch.setattr(linear_probe, "_lbfgs", watched)
+    episode, strengths = example_episode((16,) * 10, raw=True), sorted(LinearProbeCoop.logit_grid["c"])
+    told = [end[3] for end in logistic_path(episode, strengths, linear_probe.SINGLE, 1000)]
+    assert max(told) <= linear_probe.SINGLE and max(ends) <= 1.1 * linear_probe.SINGLE
+
+
 def test_remembered_steps_are_those_of_the_new_penalty():
     """What a step does to the gradient under one penalty, turned, is what it does under another."""
     ridge, theta = problem(0.3)
