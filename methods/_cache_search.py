@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Protocol
@@ -16,7 +16,7 @@ from methods import _maths
 
 # Numbers of one block, (rows, keys) and (rows, classes, betas): on a processor what its caches hold.
 AFFINITIES, TURNS, ON_A_GPU = 2**19, 2**19, 2**26
-GUARD = 1e-5  # what is left open in that look, of the votes' part of a lead: more than rounding moves it
+GUARD = 1e-5  # a lead counts as decided (`_count`) only by this share of its votes' part: more than rounding moves it
 
 
 class Cache(Protocol):
@@ -44,7 +44,7 @@ class Cache(Protocol):
         """What a key's vote counts, (N,) >= 0; None where all count 1."""
 
 
-Inters = Callable[[Sequence[Any], Tensor], Sequence[Tensor]]  # points, (B, D) -> `inter` of each, (B, C)
+Inters = Callable[[Sequence[Any], Tensor], Iterable[Tensor]]  # points, (B, D) -> `inter` of each, (B, C)
 
 
 def blocks(rows: int, width: int, budget: int = 2**24) -> Iterator[slice]:
@@ -89,9 +89,9 @@ def sweep(
     return counts.reshape([len(values) for values in grid.values()])
 
 
-def _inters(points: Sequence[Cache], image: Tensor) -> list[Tensor]:
+def _inters(points: Sequence[Cache], image: Tensor) -> Iterator[Tensor]:
     """`inter` of each point: (B, D) -> each (B, C)."""
-    return [point.inter(image) for point in points]
+    return (point.inter(image) for point in points)
 
 
 def _block(

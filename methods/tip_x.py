@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -73,10 +73,10 @@ class TipX(Tip):
         (score,) = self._inters([self], image)  # (B, C)
         return score
 
-    def _inters(self, points: Sequence[Self], image: Tensor) -> list[Tensor]:
+    def _inters(self, points: Sequence[Self], image: Tensor) -> Iterator[Tensor]:
         """`inter` of each of the points, which differ in gamma alone: (B, D) -> each (B, C)."""
         score, votes = super().inter(image), self.votes(image)  # (B, C)
-        return [score + point.gamma * votes for point in points]
+        return (score + point.gamma * votes for point in points)
 
     def votes(self, image: Tensor) -> Tensor:
         """phi L, the vote by text signatures: (B, D) -> (B, C)."""
