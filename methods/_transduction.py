@@ -15,7 +15,7 @@ from methods import _cache_search
 # Cosines of one block of rows with all queries, memory that is used again and not mapped anew, and its least rows.
 COSINES, LEAST = 2**18, 256
 GROUP = 64  # queries side by side of which the nearest one is looked at first
-ROWS, COLUMNS = 512, 4096  # of a block of cosines among the queries; ROWS is a multiple of GROUP
+ROWS, COLUMNS = 512, 4096  # of a block of cosines among the queries; both are multiples of GROUP
 LABELS = 2**18  # soft labels of one block of rows, what a processor's cache holds
 
 
@@ -106,7 +106,7 @@ def _nearest_of_groups(padded: Tensor, many: int) -> Tensor:
         for start in range(rows.start, len(padded), COLUMNS):
             columns = slice(start, start + COLUMNS)
             cosine = padded[rows] @ padded[columns].T  # (b, m)
-            cosine[many - rows.start :] = cosine[:, max(0, many - start) :] = -math.inf
+            cosine[many - rows.start :] = cosine[:, many - start :] = -math.inf
             if start == rows.start:
                 cosine.fill_diagonal_(-math.inf)
             best[rows, start // GROUP : columns.stop // GROUP] = cosine.view(len(cosine), -1, GROUP).amax(2)
@@ -142,10 +142,10 @@ def about(second: Tensor, first: Tensor, total: Tensor, mean: Tensor) -> Tensor:
 def soft_labels(
     log_prior: Tensor, log_p: Tensor, graph: Graph, z: Tensor, sweeps: int = 5, *, log: bool = False
 ) -> Tensor:
-    """z, or log z, after some sweeps of  z ~ prior * exp((log_p + 50 / (2 k) * (between z + given)) / 50), all (M, C).
+    """z, or log z, after some sweeps of  z ~ exp(log_prior + (log_p + 50 / (2 k) * between z) / 50), all (M, C).
 
-    log_prior holds `given` as well, see `with_given`; log_p and z are written over. The temperature 50 and its twin
-    before the graph are the references'.
+    log_prior is `with_given`'s; log_p and z are written over. The temperature 50 and its twin before the graph are the
+    references'.
     """
     fixed, other = log_p.div_(50).add_(log_prior), torch.empty_like(z)  # (M, C)
     for number in range(sweeps):
@@ -158,5 +158,5 @@ def soft_labels(
 
 
 def with_given(log_prior: Tensor, graph: Graph) -> Tensor:
-    """What stays the same in every sweep: (M, C)."""
+    """The log-prior, (M, C), with the part of the graph that stays the same in every sweep: `given` / (2 k)."""
     return torch.add(log_prior, graph.given, alpha=0.5 / graph.neighbours)
