@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 PIXELS = ("pil", "tensor")
 START, END = b"\xff\xd8\xff", b"\xff\xd9"  # of a JPEG file
 IN_UINT8 = ("cpu",)  # devices on which torch resizes uint8 without a detour over floats
+SHRUNK = 50  # times a side, the most for a GPU: from 91 on, torch's kernels ask for more shared memory than it has
 TOGETHER = 256 << 20  # bytes of decoded pictures that are on a GPU at a time; floats of them need more: see crops_on
 
 
@@ -223,6 +224,8 @@ def resized(pictures: Tensor, size: tuple[int, int], interpolation: str) -> Tens
         return torch.stack([_by_pil(picture, size, interpolation) for picture in pictures])
     if pictures.device.type in IN_UINT8:
         return interpolate(pictures, size, mode=interpolation, antialias=True, align_corners=False)
+    if max(pictures.shape[2] / height, pictures.shape[3] / width) > SHRUNK:
+        return torch.stack([_by_pil(picture, size, interpolation) for picture in pictures])
     for step in ((pictures.shape[2], width), (height, width)):
         if tuple(pictures.shape[2:]) != step:
             floats = interpolate(pictures.float(), step, mode=interpolation, antialias=True, align_corners=False)

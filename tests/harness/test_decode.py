@@ -242,6 +242,22 @@ def test_more_than_one_grey_level_between_cpu_and_gpu_is_as_good_as_never(monkey
     assert float((found > 1).float().mean()) < FEW and float(found.float().mean()) < MEAN
 
 
+@pytest.mark.usefixtures("in_floats")
+@pytest.mark.parametrize(("shape", "size"), [((4, 1224), (4, 24)), ((1224, 4), (24, 4))])
+def test_what_is_shrunk_too_far_for_a_gpu_is_resized_by_pil(
+    shape: tuple[int, int], size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_far(*_: Any, **__: Any) -> None:
+        raise RuntimeError("Too much shared memory required")
+
+    monkeypatch.setattr("torch.nn.functional.interpolate", too_far)
+    high, wide = size
+    picture = photograph(shape[1], shape[0])
+    expected = of_pil(picture.resize((wide, high), Image.Resampling.BICUBIC))
+    found = decode.resized(torch.stack([of_pil(picture)] * 2), size, "bicubic")
+    assert torch.equal(found[0], expected) and torch.equal(found[1], expected)
+
+
 def test_views_show_the_same_boxes_and_are_mirrored_alike(tmp_path: Path) -> None:
     photograph(120, 80).save(tmp_path / "a.jpg", quality=95)
     picture, pixels = read_image(tmp_path / "a.jpg"), decode.read(tmp_path / "a.jpg")
