@@ -112,7 +112,7 @@ def _list_flag(parser: argparse.ArgumentParser, name: str, kind: Callable[[str],
 
 
 _PRECISION = "of the encoder: auto (default: fp16 on a GPU, else fp32), fp32, bf16 or fp16"
-_PIXELS = "what reads and resizes images: pil (default), or tensor: torchvision, faster, to 1 or 2 grey levels"
+_PIXELS = "what reads and resizes images: pil (default), or tensor: torchvision, faster, on a CPU to 1 or 2 grey levels"
 
 
 def _add_run(commands: Any) -> None:

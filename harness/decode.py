@@ -1,7 +1,8 @@
 """Image files become uint8 tensors by torchvision, and those become crops and views, on a CPU or a GPU.
 
-The same pictures as PIL gives to one or two grey levels, in less time: JPEG files are decoded by torchvision, all else
-by PIL, which also words every error. The header, and so the orientation, is always read by PIL.
+On a CPU the same pictures as PIL gives to one or two grey levels, in less time: JPEG files are decoded by torchvision,
+all else by PIL, which also words every error. The header, and so the orientation, is always read by PIL. A GPU decodes
+by nvJPEG, which does not interpolate halved colours as PIL does: at edges of colour its pictures differ by more.
 """
 
 from __future__ import annotations
@@ -210,9 +211,10 @@ def _target(height: int, width: int, how: Resize) -> tuple[int, int]:
 def resized(pictures: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
     """Resize with antialiasing: (B, 3, H, W) -> (B, 3, *size) uint8.
 
-    First the rows, then the columns, each rounded to uint8: so do PIL and, on a CPU, torch. On other devices the two
-    steps are done in floats with the same rounding between them, without which the overshoot of bicubic weights would
-    survive the first step; results then differ by at most one grey level.
+    First the rows, then the columns, each rounded to uint8: so does torch on a CPU, and PIL, but for some tall pictures
+    since Pillow 13. On other devices the two steps are done in floats with the same rounding between them, without
+    which the overshoot of bicubic weights would survive the first step; results then differ by at most one grey level,
+    but for some pixels in ten million. What a GPU cannot shrink so far is left to PIL.
     """
     import torch
     from torch.nn.functional import interpolate
