@@ -24,6 +24,7 @@ from harness import cache, decode, encoder, extract, images
 from harness.decode import Resize
 from harness.errors import NotComparable, UsageError
 from harness.images import UnreadableImage, pixels_of, read_image, view_of
+from harness.pixels import QueryImages, SupportImages
 from harness.results import Store
 
 MOST = 2  # grey levels from PIL: torch's weights for uint8 have fewer bits
@@ -336,6 +337,22 @@ def test_features_of_the_embedded_encoder_are_nearly_those_of_pil(home: Path, tm
     for one, other in zip(by_pil, by_torchvision, strict=True):
         assert not torch.equal(one, other)
         assert torch.cosine_similarity(one, other, dim=-1).min() > 0.999
+
+
+def test_pixels_for_a_method_that_trains_the_encoder_are_read_in_the_same_way(
+    folder: Path, model: encoder.Encoder, paths: list[Path]
+) -> None:
+    rows, names, by_pil = range(len(paths)), [path.name for path in paths], encoder.load(str(folder))
+    ours, theirs = (SupportImages(paths, names, one, 3) for one in (model, by_pil))
+    pairs = [
+        (ours.plain(rows), theirs.plain(rows)),
+        (ours.augmented(rows, 1), theirs.augmented(rows, 1)),
+        (QueryImages(paths, model)[2:9], QueryImages(paths, by_pil)[2:9]),
+    ]
+    for one, other in pairs:
+        assert not torch.equal(one, other)
+        assert_alike(one, other)
+    assert torch.equal(pairs[0][0], all_pixels(model, paths, views=0)[:, 0])
 
 
 @pytest.fixture
