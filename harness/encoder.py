@@ -683,11 +683,12 @@ def check_pixels(pixels: str) -> None:
 def with_pixels(fingerprint: Mapping[str, str], pixels: str, device: str) -> dict[str, str]:
     """Tell in a fingerprint that pixels are not PIL's, so that these features are other features, and rank apart.
 
-    The decoder of a GPU is another one than that of a CPU. Of PIL nothing is said: so were all earlier features made.
+    The decoder of a GPU, where torchvision has it, is another one than that of a CPU. Of PIL nothing is said: so were
+    all earlier features made.
     """
     if pixels == "pil":
         return dict(fingerprint)
-    way = f"{pixels}-cuda" if device.startswith("cuda") else pixels
+    way = f"{pixels}-cuda" if device.startswith("cuda") and decode.available(device) else pixels
     return {**fingerprint, "transform": files.digest_of([fingerprint["transform"], way]), "pixels": way}
 
 

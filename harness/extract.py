@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 THREADS = 16  # more readers than that only wait for each other
+LARGEST = 4 << 20  # bytes of a file that waits for a GPU to decode it: hundreds do at a time
 
 
 def image_features(
@@ -111,7 +112,7 @@ def _batches(
 
     def opened(path: Path, key: str) -> Tensor | Jpeg:
         jpeg = decode.look(path)
-        return jpeg if jpeg is not None and jpeg.whole else crops(path, key)
+        return jpeg if jpeg is not None and jpeg.whole and len(jpeg.data) <= LARGEST else crops(path, key)
 
     waiting: deque[tuple[Path, str, Future[Tensor | Jpeg]]] = deque()
     todo = zip(paths, keys, strict=True)

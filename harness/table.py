@@ -118,7 +118,7 @@ def comparable(results: Iterable[Result]) -> tuple[list[Result], list[str]]:
     old_code = len(newest_data) - len(current)
     notes = []
     if old_data:
-        notes.append(f"{len(old_data)} older records are left out: made from other images, weights or prompts.")
+        notes.append(f"{len(old_data)} older records are left out: made from other images, pixels, weights or prompts.")
     if old_code:
         notes.append(f"{old_code} older records are left out: made by another version of their method.")
     return list(newest.values()), notes

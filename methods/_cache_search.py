@@ -154,9 +154,9 @@ def _count(
     every point, which count nowhere, and those that win over every class at every point, which count everywhere. Of the
     others only the classes that are left open are looked at. Rows with about as many stand side by side.
     """
-    ends, (least, most) = (float(ladder.ordered[0]), float(ladder.ordered[-1])), bounds
-    worst = torch.minimum(ends[0] * least, ends[1] * least)  # (b, C)
-    best = torch.maximum(ends[0] * most, ends[1] * most)  # (b, C)
+    least, most = bounds
+    worst = torch.minimum(ladder.low * least, ladder.high * least)  # (b, C)
+    best = torch.maximum(ladder.low * most, ladder.high * most)  # (b, C)
     open_to = lead + worst <= GUARD * worst.abs()  # (b, C)
     alive = ~(lead + best < -GUARD * best.abs()).any(1)  # (b,)
     undecided = alive & open_to.any(1)  # (b,)
@@ -234,6 +234,7 @@ class _Ladder:
 
     ordered: Tensor  # (A,)
     low: float  # the first of them
+    high: float  # the last
     per_unit: float  # buckets
     below: Tensor | None = None  # (buckets,) values in the buckets before
     held: Tensor | None = None  # (buckets,) the value in a bucket; NaN, below no number, where there is none
@@ -241,10 +242,11 @@ class _Ladder:
     @classmethod
     def of(cls, values: Tensor) -> _Ladder:
         ordered = values.sort().values
-        low, span = float(ordered[0]), float(ordered[-1] - ordered[0])
+        low, high = float(ordered[0]), float(ordered[-1])
+        span = high - low
         least = float(ordered.diff().min()) if len(values) > 1 else 0.0
         buckets = math.ceil(1.01 * span / least) + 1 if least * 2**16 > span else 1
-        ladder = cls(ordered, low, (buckets - 1) / span if span else 0.0)
+        ladder = cls(ordered, low, high, (buckets - 1) / span if span else 0.0)
         place = ladder._bucket(ordered, buckets)  # (A,)
         if int(place.bincount().max()) > 1:
             return ladder

@@ -78,7 +78,8 @@ def nearest_others(query: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Indices and cosines of the `count` nearest other queries of each query (M, D): two (M, count).
 
     They lie in those groups of queries whose own nearest are the nearest, as many as `count`: only there are cosines
-    looked at one by one, which are made a second time for it. Memory: M^2 / GROUP.
+    looked at one by one, which are made a second time for it. Of equally near ones any may be named.
+    Memory: M^2 / GROUP.
     """
     many = len(query)
     padded = functional.pad(query, (0, 0, 0, -many % GROUP))  # (M', D), whole groups

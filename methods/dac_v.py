@@ -35,8 +35,8 @@ class DacV(Tip):
         300 lost 2 points. [ours]
     batch: the most rows of a step, or 4 for each class, where that is more. All images when they fit. Else equally many
         shots of every class, where at least 8 of each fit, else 8 of as many classes as fit, drawn anew in each step.
-        Each image shows one view, drawn anew in every step; two where some class has a single image, which would have
-        no positive otherwise. On synthetic features one view was better than two by 1 to 3 points, and takes a quarter
+        Each image shows one view, drawn anew in every step; two if it is alone in its class, as it would have no
+        positive otherwise. On synthetic features one view was better than two by 1 to 3 points, and takes a quarter
         of the time. A step that shows a share s of the images is noisier, and AdamW then gets less far, so the rate is
         lr * s ** (-1/3). [ours]
         Version 1 showed 4096 rows, with all shots of the drawn classes, at 397 x 16 for 5 times the seconds. The two
@@ -91,8 +91,7 @@ class DacV(Tip):
 
         identity = torch.eye(images.shape[-1], dtype=images.dtype, device=images.device)
         batch = max(self.batch, 4 * len(self.counts))
-        shown = batch // _each(self.counts, len(images)) / images.shape[1]  # share of the images in a step
-        rates = _training.cosine(self.lr * min(1.0, shown) ** (-1 / 3), self.steps)
+        rates = _training.cosine(self.lr * _shown(_samples(self.counts, len(images)), batch) ** (-1 / 3), self.steps)
         (adapter,) = _training.descend_by(slopes, identity, rates=rates, optimiser=_training.Adam())
         return adapter
 
@@ -123,33 +122,39 @@ def _need_positives(images: Tensor, counts: tuple[int, ...], dataset: str) -> No
 def _draw(counts: tuple[int, ...], views: int, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """View and row of every sample of a step, two (M,): the drawn shots of the drawn classes, a random view each.
 
-    Where a class has a single image, two different views of every image.
+    Of an image that is alone in its class two different views, as it would have no positive otherwise.
     """
-    each = _each(counts, views)
-    classes, shots = _share(counts, batch // each)
-    row = torch.arange(sum(counts))
+    classes, shots = _share(_samples(counts, views), batch)
+    many, row = torch.tensor(counts), torch.arange(sum(counts))  # (C,), (N,)
+    of = torch.arange(len(counts)).repeat_interleave(many)  # (N,) the class of a row
     if classes < len(counts) or shots < max(counts):
-        of = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))  # (N,) the class of a row
         order = torch.rand(len(of), generator=generator).argsort()  # (N,)
         order = order[of[order].argsort(stable=True)]  # class by class, the shots of each at random
-        first = torch.tensor(counts).cumsum(0) - torch.tensor(counts)  # (C,)
+        first = many.cumsum(0) - many  # (C,)
         drawn = torch.zeros(len(counts), dtype=torch.bool)
         drawn[torch.randperm(len(counts), generator=generator)[:classes]] = True
         row = order[drawn[of] & (row - first[of] < shots)]
-    view = torch.rand(len(row), views, generator=generator).argsort(1)[:, :each].T  # (each, rows)
-    return view.flatten(), row.repeat(each)
+    view = torch.rand(len(row), views, generator=generator).argsort(1)[:, :2]  # (rows, 2)
+    alone = (many[of[row]] == 1) & (views > 1)  # (rows,)
+    return torch.cat([view[:, 0], view[alone, -1]]), torch.cat([row, row[alone]])
 
 
-def _each(counts: tuple[int, ...], views: int) -> int:
-    """Views of an image in a step: a lone image still needs a positive."""
-    return min(views, 2 if min(counts) == 1 else 1)
+def _samples(counts: tuple[int, ...], views: int) -> tuple[int, ...]:
+    """Samples of each class in a step that shows all images: (C,)."""
+    return tuple(min(views, 2) if count == 1 else count for count in counts)
 
 
-def _share(counts: tuple[int, ...], images: int) -> tuple[int, int]:
-    """Classes of a step and the most shots of each, so that together they are about `images` at most."""
-    if sum(counts) <= images:
-        return len(counts), max(counts)
-    shots = min(max(counts), max(images // len(counts), SHOTS))
-    if sum(min(count, shots) for count in counts) <= images:
-        return len(counts), shots
-    return min(len(counts), max(2, images // shots)), shots  # one class alone has no negatives
+def _share(samples: tuple[int, ...], batch: int) -> tuple[int, int]:
+    """Classes of a step and the most samples of each, so that together they are about `batch` at most."""
+    if sum(samples) <= batch:
+        return len(samples), max(samples)
+    shots = min(max(samples), max(batch // len(samples), SHOTS))
+    if sum(min(count, shots) for count in samples) <= batch:
+        return len(samples), shots
+    return min(len(samples), max(2, batch // shots)), shots  # one class alone has no negatives
+
+
+def _shown(samples: tuple[int, ...], batch: int) -> float:
+    """The share of all samples that a step shows, on average."""
+    classes, shots = _share(samples, batch)
+    return classes / len(samples) * sum(min(count, shots) for count in samples) / sum(samples)

@@ -31,7 +31,7 @@ class LinearProbeCoop(LinearProbe):
 
     c: float = 1.0  # inverse strength of the penalty; read by `logits`
 
-    version = "2"
+    version = "3"
     title = "Linear probe (CoOp form)"
     paper = "Zhou et al., Learning to Prompt for Vision-Language Models, IJCV 2022, 2109.01134"
     year = 2022

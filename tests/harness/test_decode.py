@@ -481,13 +481,18 @@ def test_a_gpu_gives_features_near_those_of_the_cpu(folder: Path, model: encoder
 # -- kept apart --------------------------------------------------------------------------------------
 
 
-def test_the_fingerprint_tells_the_way_and_that_of_pil_is_unchanged(folder: Path, model: encoder.Encoder) -> None:
+def test_the_fingerprint_tells_the_way_and_that_of_pil_is_unchanged(
+    folder: Path, model: encoder.Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plain = encoder.load(str(folder)).fingerprint
     assert "pixels" not in plain and plain == encoder.card(str(folder)).fingerprint
     assert model.fingerprint == {**plain, "transform": model.fingerprint["transform"], "pixels": "tensor"}
     assert model.fingerprint["transform"] != plain["transform"]
+    monkeypatch.setattr(decode, "available", lambda device: True)
     there = encoder.with_pixels(plain, "tensor", "cuda:1")
     assert there["pixels"] == "tensor-cuda" and there["transform"] != model.fingerprint["transform"]
+    monkeypatch.setattr(decode, "available", lambda device: device == "cpu")  # a GPU without a decoder
+    assert encoder.with_pixels(plain, "tensor", "cuda:1") == model.fingerprint
     assert encoder.with_pixels(plain, "pil", "cuda") == plain
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import hypothesis.strategies as st
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from torch.nn import functional
 
 from harness.contract import example_episode, example_queries
@@ -15,7 +15,7 @@ from harness.fits import Kept, fits
 from harness.types import Episode, Method
 from methods._maths import unit
 from methods.dac import Dac, _turns
-from methods.dac_v import SHOTS, DacV, _draw
+from methods.dac_v import SHOTS, DacV, _draw, _samples, _shown
 from methods.tip import Tip
 from methods.zero_shot import ZeroShot
 
@@ -138,13 +138,29 @@ def test_one_shot_with_two_views_trains():
     assert (method.adapter - torch.eye(64)).abs().max() > 1e-3
 
 
-def test_a_step_shows_each_image_once_or_twice_where_a_class_has_one_image():
+def test_a_step_shows_each_image_once_and_one_that_is_alone_in_its_class_twice():
     generator = torch.Generator().manual_seed(0)
     view, row = _draw((2, 3), 4, 100, generator)
     assert row.tolist() == [0, 1, 2, 3, 4] and set(view.tolist()) <= {0, 1, 2, 3}
     view, row = _draw((1, 3), 4, 100, generator)
-    assert row.tolist() == [0, 1, 2, 3] * 2
-    assert all(a != b for a, b in view.reshape(2, 4).T.tolist())
+    assert row.tolist() == [0, 1, 2, 3, 0] and view[0] != view[4]
+    view, row = _draw((1, 1), 4, 100, generator)
+    assert row.tolist() == [0, 1, 0, 1] and (view[:2] != view[2:]).all()
+    assert _draw((1, 3), 1, 100, generator)[1].tolist() == [0, 1, 2, 3]  # there is no second view
+
+
+@given(
+    counts=st.lists(st.integers(1, 20), min_size=2, max_size=8),
+    views=st.integers(1, 3),
+    batch=st.integers(1, 80),
+)
+@settings(max_examples=30, deadline=None)
+def test_the_share_that_is_told_is_the_share_that_steps_show_on_average(counts, views, batch):
+    generator = torch.Generator().manual_seed(0)
+    samples = _samples(tuple(counts), views)
+    shown = [len(_draw(tuple(counts), views, batch, generator)[1]) / sum(samples) for _ in range(200)]
+    spread = torch.tensor(shown).std() / 200**0.5
+    assert abs(sum(shown) / 200 - _shown(samples, batch)) <= 5 * float(spread) + 1e-6
 
 
 def test_a_small_batch_holds_whole_classes_and_at_least_two():
