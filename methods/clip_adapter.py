@@ -100,7 +100,7 @@ def _train(methods: Sequence[ClipAdapter], episode: Episode) -> list[tuple[Tenso
         hidden = torch.bmm(image, down.mT).relu_()  # (R, B, D/4)
         output = torch.bmm(hidden, up.mT).relu_()  # (R, B, D)
         mixed = torch.lerp(image, output, ratio)  # (R, B, D)
-        loss, slope = _slopes.of_cosines(mixed.flatten(0, 1), torch.cat([label] * runs), text, runs)
+        loss, slope = _slopes.by_rows(mixed.flatten(0, 1), torch.cat([label] * runs), text, runs)
         back = _where_positive(slope.view_as(mixed), output).mul_(ratio)  # (R, B, D)
         deep = _where_positive(torch.bmm(back, up), hidden)  # (R, B, D/4)
         return loss, (torch.bmm(deep.mT, image), torch.bmm(back.mT, hidden))

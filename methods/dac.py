@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from harness.types import Episode
-from methods import _cosine_head, _maths, _training
+from methods import _maths, _slopes, _training
 from methods.dac_v import SHOTS, DacV
 
 
@@ -58,7 +58,7 @@ class Dac(DacV):
         def slopes(step: int, weight: Tensor) -> tuple[Tensor, tuple[Tensor]]:
             rows, view = turns[step % len(turns)], images[step // len(turns) % len(images)]  # (n,), (N, D)
             image, truth = (view, label) if len(turns) == 1 else (view.index_select(0, rows), label[rows])
-            loss, slope = _cosine_head.slope(image, truth, weight, self.text.scale)
+            loss, slope = _slopes.by_weights(image, truth, weight, self.text.scale)
             return loss, (slope,)
 
         each = torch.tensor(rates)[:, None, None]  # (R, 1, 1)

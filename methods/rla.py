@@ -103,7 +103,7 @@ def train_maps(
         for rows, truth in zip(torch.split(images[step % len(images)], BLOCK), labels, strict=True):
             image = rows.expand(len(lrs), -1, -1)  # (R, B, W)
             mapped = image @ weight if bias is None else torch.baddbmm(bias, image, weight)  # (R, B, D)
-            part, pull = _slopes.of_cosines(mapped.flatten(0, 1), truth, scaled, len(truth) / len(label))
+            part, pull = _slopes.by_rows(mapped.flatten(0, 1), truth, scaled, len(truth) / len(label))
             loss, slope = loss + part, slope.baddbmm_(image.mT, pull.view_as(mapped))
         return loss, (slope,)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from harness.types import Episode, Method
-from methods import _cosine_head, _maths, _training
+from methods import _maths, _slopes, _training
 
 
 @dataclass
@@ -50,7 +50,7 @@ class TaskRes(Method):
 
         def slopes(step: int, residual: Tensor) -> tuple[Tensor, list[Tensor]]:
             weight = torch.add(text, residual, alpha=alpha)  # (C, D)
-            loss, slope = _cosine_head.slope(*batches(step), weight, self.scale)
+            loss, slope = _slopes.by_weights(*batches(step), weight, self.scale)
             return loss, [slope.mul_(alpha)]
 
         start, rates = torch.zeros_like(text), _training.dassl_cosine(lr, batches.epochs)

@@ -8,7 +8,7 @@ from typing import Self
 from torch import Tensor
 
 from harness.types import Episode, Method
-from methods import _cosine_head, _maths, _training
+from methods import _maths, _slopes, _training
 
 
 @dataclass
@@ -51,7 +51,7 @@ class ZsLp(Method):
 
         def slopes(step: int, weight: Tensor) -> tuple[Tensor, list[Tensor]]:
             image, truth = every.index_select(0, places[step]), label.index_select(0, rows[step])  # (B, D), (B,)
-            loss, slope = _cosine_head.slope(image, truth, weight, self.scale)
+            loss, slope = _slopes.by_weights(image, truth, weight, self.scale)
             return loss + self.penalty(weight, slope), [slope]
 
         rates = _training.dassl_cosine(self.lr, [epoch for epoch, _, _ in steps])

@@ -7,7 +7,7 @@ import torch
 from benchmarks.speed import plain
 from benchmarks.speed.conftest import CPU_TIME, Ratio
 from benchmarks.speed.problems import problem
-from methods import _cosine_head, _maths, _training
+from methods import _maths, _slopes, _training
 
 pytestmark = CPU_TIME
 STEPS = 20
@@ -45,7 +45,7 @@ def test_a_step_by_a_written_out_slope_costs_at_most_twice_its_two_products(rati
 
     def steps() -> None:
         def slopes(step: int, weight: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-            loss, slope = _cosine_head.slope(image, label, weight, 100.0)
+            loss, slope = _slopes.by_weights(image, label, weight, 100.0)
             return loss, [slope]
 
         _training.descend_by(slopes, weight, rates=[1e-6] * STEPS, optimiser=_training.Sgd())
