@@ -155,7 +155,8 @@ def out_of_memory(error: Exception) -> bool:
     """Whether a failure is a lack of memory, on whatever device."""
     import torch
 
-    texts = ("can't allocate memory", "not enough memory", "out of memory")
+    # The last is oneDNN's, where no page is left for the code that it writes.
+    texts = ("can't allocate memory", "not enough memory", "out of memory", "could not create a primitive")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(t in str(error) for t in texts)
 
 

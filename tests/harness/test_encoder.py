@@ -220,6 +220,7 @@ def test_float_pixels_are_our_own_mistake(tiny_encoder):
         torch.OutOfMemoryError("CUDA"),
         MemoryError(),
         RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("could not create a primitive"),  # of oneDNN
     ],
 )
 def test_a_batch_that_does_not_fit_is_halved_and_said_so_once(shared, monkeypatch, caplog, error):
