@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import decode
+from harness import decode, machine
 from harness.decode import Jpeg
 from harness.encoder import Encoder, out_of_memory
 from harness.images import without_warnings
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 THREADS = 16  # more readers than that only wait for each other
+ADDRESSES = 1 << 28  # bytes of addresses for each reader where those are limited: a stack and a heap take 72 MB
 LARGEST = 4 << 20  # bytes of a file that waits for a GPU to decode it: hundreds do at a time
 
 
@@ -183,5 +183,7 @@ def _joined(encoder: Encoder, crops: list[Any]) -> Tensor:
 
 
 def _threads() -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(THREADS, cores)
+    """A reader for each core, and fewer where a limit on this process's addresses would leave the model none."""
+    free = machine.process_free()
+    most = THREADS if free is None else free // ADDRESSES
+    return max(1, min(THREADS, machine.cores(), most))

@@ -1,4 +1,4 @@
-"""What a result was made with: versions, source revision, machine."""
+"""What a result was made with: versions, source revision, machine, and what room this process has."""
 
 from __future__ import annotations
 
@@ -80,6 +80,22 @@ def cpu_model() -> str | None:
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def process_free() -> int | None:
+    """What a limit on this process's address space leaves (`ulimit -v`, job schedulers); None without one."""
+    with contextlib.suppress(ImportError, OSError, ValueError, StopIteration):
+        import resource  # no such module on Windows
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if limit == resource.RLIM_INFINITY:
+            return None
+        import torch  # noqa: F401 - its libraries take gigabytes of addresses: count them
+
+        lines = Path("/proc/self/status").read_text().splitlines()
+        used = int(next(line for line in lines if line.startswith("VmSize:")).split()[1]) * 1024
+        return max(0, limit - used)
+    return None
 
 
 def machine(device: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import encoder
+from harness import encoder, machine
 from harness.episodes import ImageSource, PackSource, Source
 from harness.errors import Missing
 from harness.plan import Cell
@@ -36,7 +36,7 @@ def check(cells: Iterable[Cell], device: str, jobs: int = 1) -> None:
 
     Cost: one look per data set, shots and views.
     """
-    have, addresses = free_bytes(device), process_free()
+    have, addresses = free_bytes(device), machine.process_free()
     if have is None:
         return
     have //= jobs
@@ -113,7 +113,7 @@ def free_bytes(device: str) -> int | None:
         import torch
 
         return int(torch.cuda.mem_get_info(device)[0])
-    found = (_system_free(), _group_free(Path("/sys/fs/cgroup")), process_free())
+    found = (_system_free(), _group_free(Path("/sys/fs/cgroup")), machine.process_free())
     return min((value for value in found if value is not None), default=None)
 
 
@@ -123,22 +123,6 @@ def _system_free() -> int | None:
         lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
         told = {words[0]: int(words[1]) * 1024 for words in lines}
         return told["MemAvailable:"] + told.get("SwapFree:", 0)
-    return None
-
-
-def process_free() -> int | None:
-    """What a limit on this process's address space leaves (`ulimit -v`, job schedulers); None without one."""
-    with contextlib.suppress(ImportError, OSError, ValueError, StopIteration):
-        import resource  # no such module on Windows
-
-        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-        if limit == resource.RLIM_INFINITY:
-            return None
-        import torch  # noqa: F401 - its libraries take gigabytes of addresses: count them
-
-        lines = Path("/proc/self/status").read_text().splitlines()
-        used = int(next(line for line in lines if line.startswith("VmSize:")).split()[1]) * 1024
-        return max(0, limit - used)
     return None
 
 

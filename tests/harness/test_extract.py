@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from harness import decode, encoder, episodes, extract, images
+from harness import decode, encoder, episodes, extract, images, machine
 from harness.extract import image_features
 from harness.images import UnreadableImage, read_image, view_of
 from harness.types import Dataset, Split
@@ -270,10 +270,13 @@ def test_an_interrupt_ends_the_readers_and_restores_the_warning_filters(tiny, pa
 
 def test_there_are_as_many_readers_as_cores_up_to_a_limit(monkeypatch):
     assert 1 <= extract._threads() <= extract.THREADS
-    monkeypatch.delattr(extract.os, "sched_getaffinity", raising=False)
-    monkeypatch.setattr(extract.os, "cpu_count", lambda: 500)
+    monkeypatch.delattr(machine.os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(machine.os, "cpu_count", lambda: 500)
     assert extract._threads() == extract.THREADS
-    monkeypatch.setattr(extract.os, "cpu_count", lambda: None)
+    for free, threads in ((10 << 28, 10), (1, 1), (99 << 28, extract.THREADS)):
+        monkeypatch.setattr(machine, "process_free", lambda free=free: free)
+        assert extract._threads() == threads
+    monkeypatch.setattr(machine.os, "cpu_count", lambda: None)
     assert extract._threads() == 1
 
 
