@@ -105,14 +105,15 @@ def look(path: Path) -> Jpeg | None:
 def decode(data: list[Tensor], device: str) -> list[Tensor]:
     """Decode JPEG files: (3, H, W) uint8 each, on the device. All that is asked of torchvision, which deprecates it.
 
-    A GPU finishes its work first. The decoder writes on a stream of its own, into memory that torch takes for free, but
-    that kernels still in the queue may read or write (pytorch/vision, pull request 9606; measured there up to 0.28).
+    A GPU finishes the current stream's work first. The decoder writes on a stream of its own, into memory that torch
+    takes for free, but that kernels still in the current one's queue may read or write (pytorch/vision, pull request
+    9606; measured there up to 0.28).
     """
     import torch
     from torchvision.io import ImageReadMode, decode_jpeg
 
     if device.startswith("cuda"):
-        torch.cuda.synchronize(device)
+        torch.cuda.current_stream(device).synchronize()
     with without_warnings():
         found: list[Tensor] = decode_jpeg(data, mode=ImageReadMode.RGB, device=device)
     return found

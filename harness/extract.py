@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -117,6 +118,7 @@ def _batches(
     waiting: deque[tuple[Path, str, Future[Tensor | Jpeg]]] = deque()
     todo = zip(paths, keys, strict=True)
     threads, there = _threads(), _decodes_there(encoder)
+    aside = _Aside(encoder.device if there else "cpu")
     readers = ThreadPoolExecutor(threads, thread_name_prefix="read")
     with without_warnings():
         try:
@@ -130,14 +132,41 @@ def _batches(
                 part = [waiting.popleft() for _ in range(min(size, len(waiting)))]
                 read = [coming.result() for _, _, coming in part]
                 names = [key for _, key, _ in part]
-                read = _made_there(encoder, read, names, views, seed)
-                failed = [row for row, one in enumerate(read) if isinstance(one, Jpeg)]
-                again = readers.map(crops, [part[row][0] for row in failed], [part[row][1] for row in failed])
-                for row, made in zip(failed, again, strict=True):
-                    read[row] = made
-                yield _joined(encoder, read)
+                with aside.work():
+                    read = _made_there(encoder, read, names, views, seed)
+                    failed = [row for row, one in enumerate(read) if isinstance(one, Jpeg)]
+                    again = readers.map(crops, [part[row][0] for row in failed], [part[row][1] for row in failed])
+                    for row, made in zip(failed, again, strict=True):
+                        read[row] = made
+                    joined = _joined(encoder, read)
+                yield aside.handed_over(joined)
         finally:  # also on an unreadable file, on Ctrl-C, and when the model fails
             readers.shutdown(wait=True, cancel_futures=True)
+
+
+class _Aside:
+    """Lets a GPU decode and resize on a stream of its own, beside the model's work on the current one."""
+
+    def __init__(self, device: str) -> None:
+        import torch
+
+        stream: Any = torch.cuda.Stream
+        self._stream = stream(device) if device.startswith("cuda") else None
+
+    def work(self) -> contextlib.AbstractContextManager[Any]:
+        import torch
+
+        return contextlib.nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+
+    def handed_over(self, made: Tensor) -> Tensor:
+        """What was made aside, for the current stream, which waits for it."""
+        import torch
+
+        if self._stream is not None and made.is_cuda:
+            current = torch.cuda.current_stream(made.device)
+            current.wait_stream(self._stream)
+            made.record_stream(current)  # its memory is not free before the current stream has done with it
+        return made
 
 
 def _decodes_there(encoder: Encoder) -> bool:

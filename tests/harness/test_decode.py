@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -444,12 +445,60 @@ def test_when_the_device_lacks_memory_the_processor_goes_on(
     assert torch.equal(all_pixels(model, paths), expected)
 
 
-def test_a_gpu_has_done_its_work_before_its_decoder_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+class Stream:
+    """What a stream of CUDA is asked for, written down."""
+
+    def __init__(self, name: str, done: list[str]) -> None:
+        self.name, self.done = name, done
+
+    def synchronize(self) -> None:
+        self.done.append(f"{self.name} done")
+
+    def wait_stream(self, other: Stream) -> None:
+        self.done.append(f"{self.name} waits for {other.name}")
+
+
+def test_a_stream_has_done_its_work_before_the_decoder_writes(monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
-    monkeypatch.setattr(torch.cuda, "synchronize", done.append)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream(device, done))
     monkeypatch.setattr("torchvision.io.decode_jpeg", lambda data, **_: done.append("decoded") or data)
     decode.decode([torch.zeros(1, dtype=torch.uint8)], "cuda:0")
-    assert done == ["cuda:0", "decoded"]
+    assert done == ["cuda:0 done", "decoded"]
+
+
+def test_what_a_gpu_makes_aside_is_waited_for_and_keeps_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    model = Stream("model", done)
+
+    @contextlib.contextmanager
+    def inside(stream: Stream) -> Iterator[None]:
+        done.append(f"to {stream.name}")
+        yield
+        done.append(f"from {stream.name}")
+
+    class Crops:
+        is_cuda, device = True, "cuda:1"
+
+        def record_stream(self, stream: Stream) -> None:
+            done.append(f"held for {stream.name}")
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream(f"aside on {device}", done))
+    monkeypatch.setattr(torch.cuda, "stream", inside)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: model)
+    aside = extract._Aside("cuda:1")
+    with aside.work():
+        done.append("crops")
+    crops = Crops()
+    assert aside.handed_over(crops) is crops  # type: ignore[arg-type, comparison-overlap]
+    assert done == [
+        "to aside on cuda:1",
+        "crops",
+        "from aside on cuda:1",
+        "model waits for aside on cuda:1",
+        "held for model",
+    ]
+    on_host = torch.zeros(1)
+    assert aside.handed_over(on_host) is on_host and len(done) == 5  # made by the processor: nothing to wait for
 
 
 @pytest.mark.gpu
