@@ -47,7 +47,7 @@ class RunSpec:
     force: bool = False
     isolate: bool = False  # every cell in a process of its own; results are the same, and so are their keys
     timeout: float | None = None  # seconds that an isolated cell may take
-    jobs: int = 1  # processes that compute side by side on a CPU; 0: as many as there are cores
+    jobs: int = 1  # processes that compute side by side; 0: as many as there are cores, on a GPU one
 
     @property
     def policies(self) -> list[str]:
@@ -218,16 +218,12 @@ def _check_spec(spec: RunSpec) -> None:
 
 
 def _jobs(spec: RunSpec, device: str) -> int:
-    """How many processes compute side by side."""
+    """How many processes compute side by side; on a GPU only as many as were asked for, as they share its memory."""
     if type(spec.jobs) is not int or spec.jobs < 0:
         raise UsageError(f"--jobs takes the number of processes, or auto, not {spec.jobs!r}.")
     if spec.isolate and spec.jobs != 1:
         raise UsageError("--isolate gives each cell a process of its own already, one by one: leave out --jobs.")
-    if device == "cpu":
-        return spec.jobs or machine.cores()
-    if spec.jobs > 1:
-        raise UsageError(f"--jobs {spec.jobs} is for a CPU: cells of {device} are computed one by one; leave it out.")
-    return 1
+    return spec.jobs or (machine.cores() if device == "cpu" else 1)
 
 
 # -- data sets ---------------------------------------------------------------------------------------

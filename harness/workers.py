@@ -1,4 +1,4 @@
-"""Compute the cells of a CPU run in several processes side by side, each with its share of the cores.
+"""Compute the cells of a run in several processes side by side, each with its share of the cores.
 
 Every worker has a pool of its own from the standard library, so that one which is killed takes its own cells with it
 and no others. A worker makes the plan again from the same words, keeps the lock shut, and writes its records itself.

@@ -112,12 +112,11 @@ def test_control_c_ends_every_worker_and_keeps_what_was_finished(home: Path, mak
     assert alive == []
 
 
-def test_jobs_are_for_a_cpu() -> None:
+def test_a_gpu_gets_no_more_jobs_than_were_asked_for() -> None:
     assert _jobs(RunSpec(jobs=3), "cpu") == 3
     assert _jobs(RunSpec(jobs=0), "cpu") >= 1
     assert _jobs(RunSpec(jobs=0), "cuda:0") == 1
-    with pytest.raises(UsageError, match="--jobs 2 is for a CPU"):
-        _jobs(RunSpec(jobs=2), "cuda:0")
+    assert _jobs(RunSpec(jobs=2), "cuda:0") == 2
     for wrong in (-1, 1.5):
         with pytest.raises(UsageError, match="--jobs takes"):
             _jobs(RunSpec(jobs=wrong), "cpu")  # type: ignore[arg-type]
