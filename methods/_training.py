@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
 
 from harness.errors import HarnessError, UsageError
 from harness.types import Features
-from methods import _maths
+from methods import _graphs, _maths
 
 Rate = float | Tensor  # (R, 1, ..., 1) where R runs with rates of their own lie side by side in every parameter
+Batch = tuple[Tensor, Tensor]  # images (B, D), label (B,)
+Numbers = float | Sequence[float] | Tensor  # a rate for all or for each run; on a GPU () or (R,)
 
 
 # -- the loop --------------------------------------------------------------------------------------------
@@ -31,10 +34,9 @@ class Optimiser(Protocol):
         parameters: Sequence[Tensor],
         slopes: Sequence[Tensor],
         state: list[list[Tensor]],
-        rate: float | Sequence[float],
-        number: int,
+        rate: Numbers,
     ) -> None:
-        """Change contiguous parameters in place by step `number`, counted from 1; a rate for all or for each run."""
+        """Change contiguous parameters, and the state, in place."""
 
 
 def descend(
@@ -60,22 +62,39 @@ def descend_by(
     *start: Tensor,
     rates: Sequence[Rate],
     optimiser: Optimiser,
+    sees: Callable[[int], tuple[Tensor, ...]] | None = None,
+    moves: Sequence[Tensor] = (),
+    before: Callable[..., None] | None = None,
 ) -> tuple[Tensor, ...]:
     """As `descend`, by a function that makes the gradient itself.
 
     `slopes(step, *parameters)` gives the loss, (), and its slope by each parameter, of the parameter's shape. The
     parameters are changed in place from step to step: keep a clone of what is needed later.
+    With `sees`, it is `slopes(sees(step), *parameters)`: a function of tensors that always does the same, which a long
+    training on a GPU records. `moves`: tensors that it changes in place beside its parameters. `before(step,
+    *parameters)` is called before each step, with what it must not change.
     """
     parameters = [value.detach().clone(memory_format=torch.contiguous_format) for value in start]
     state = optimiser.state(parameters)
     # One row for all losses: a small tensor kept from each step would break up the memory that the next step needs.
     losses = start[0].new_zeros(len(rates))
+
+    def one(seen: Any, rate: Any) -> Tensor:
+        value, each = slopes(seen, *parameters)
+        # The native kernels walk over memory without a look at strides.
+        optimiser.move(parameters, [slope.contiguous() for slope in each], state, rate)
+        return value
+
+    step: Callable[[Any, Any], Tensor] = one
+    numbers: Sequence[Numbers] = _numbers(rates)
+    if sees and _graphs.pays(start[0].device, len(rates)):
+        step = _graphs.Replayed(one, [*parameters, *itertools.chain(*state), *moves])
+        numbers = torch.tensor(numbers, device=start[0].device).unbind()  # each () or (R,)
     with torch.no_grad():
-        for step, (rate, kept) in enumerate(zip(_numbers(rates), losses.unbind(), strict=True)):
-            value, each = slopes(step, *parameters)
-            # The native kernels walk over memory without a look at strides.
-            optimiser.move(parameters, [slope.contiguous() for slope in each], state, rate, step + 1)
-            kept.copy_(value)
+        for at, (rate, kept) in enumerate(zip(numbers, losses.unbind(), strict=True)):
+            if before:
+                before(at, *parameters)
+            kept.copy_(step(sees(at) if sees else at, rate))
     _all_finite(losses)
     return tuple(parameters)
 
@@ -129,12 +148,11 @@ class Adam:
         parameters: Sequence[Tensor],
         slopes: Sequence[Tensor],
         state: list[list[Tensor]],
-        rate: float | Sequence[float],
-        number: int,
+        rate: Numbers,
     ) -> None:
         means, squares, counts = state
         for count in counts:
-            count.fill_(number)
+            count.add_(1)
         kernel: Callable[..., None] = torch._fused_adam_ if self.l2 else torch._fused_adamw_
         fixed = {"beta1": 0.9, "beta2": 0.999, "eps": self.eps, "amsgrad": False, "maximize": False}
         for lr, decay, run in _runs(rate, self.l2 or self._decay, parameters, slopes, means, squares):
@@ -156,8 +174,7 @@ class Sgd:
         parameters: Sequence[Tensor],
         slopes: Sequence[Tensor],
         state: list[list[Tensor]],
-        rate: float | Sequence[float],
-        number: int,
+        rate: Numbers,
     ) -> None:
         sgd: Callable[..., None] = torch._fused_sgd_
         fixed = {"momentum": self.momentum, "dampening": 0.0, "nesterov": False, "maximize": False}
@@ -165,17 +182,19 @@ class Sgd:
             sgd(*run, lr=lr, weight_decay=decay, is_first_step=False, **fixed)
 
 
-def _runs(
-    rate: float | Sequence[float], decay: float | Sequence[float], *lists: Sequence[Tensor]
-) -> Iterator[tuple[float, float, list[list[Tensor]]]]:
+def _runs(rate: Any, decay: Any, *lists: Sequence[Tensor]) -> Iterator[tuple[Any, Any, list[list[Tensor]]]]:
     """Rate, decay and tensors of each run; one run of everything where there is one number for all."""
-    if isinstance(rate, (int, float)) and isinstance(decay, (int, float)):
+    if _is_one(rate) and _is_one(decay):
         yield rate, decay, [list(tensors) for tensors in lists]
         return
     runs = len(lists[0][0])
-    rates, decays = ([each] * runs if isinstance(each, (int, float)) else each for each in (rate, decay))
-    for run, (lr, own) in enumerate(zip(rates, decays, strict=True)):
+    for run in range(runs):
+        lr, own = (each if _is_one(each) else each[run] for each in (rate, decay))
         yield lr, own, [[tensor[run] for tensor in tensors] for tensors in lists]
+
+
+def _is_one(number: Any) -> bool:
+    return number.dim() == 0 if isinstance(number, Tensor) else isinstance(number, (int, float))
 
 
 # -- learning rates, one per step ------------------------------------------------------------------------
@@ -239,7 +258,7 @@ class Batches:
     def __len__(self) -> int:
         return len(self.epochs)
 
-    def __call__(self, step: int) -> tuple[Tensor, Tensor]:
+    def __call__(self, step: int) -> Batch:
         view = self._images[self.views[step]]  # (N, D)
         # Half the time of view[rows], as whole rows are copied.
         return view.index_select(0, self.rows[step]), self._label.index_select(0, self.rows[step])

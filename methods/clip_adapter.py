@@ -94,8 +94,8 @@ def _train(methods: Sequence[ClipAdapter], episode: Episode) -> list[tuple[Tenso
     ratio = images.new_tensor([method.ratio for method in methods])[:, None, None]  # (R, 1, 1)
     text, runs = episode.text.scale * episode.text.weight, len(methods)  # (C, D)
 
-    def slopes(step: int, down: Tensor, up: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        image, label = batches(step)  # (B, D), (B,)
+    def slopes(batch: _training.Batch, down: Tensor, up: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        image, label = batch  # (B, D), (B,)
         image = image.expand(runs, -1, -1)  # (R, B, D)
         hidden = torch.bmm(image, down.mT).relu_()  # (R, B, D/4)
         output = torch.bmm(hidden, up.mT).relu_()  # (R, B, D)
@@ -107,7 +107,7 @@ def _train(methods: Sequence[ClipAdapter], episode: Episode) -> list[tuple[Tenso
 
     start = [layer.expand(runs, -1, -1) for layer in _layers(images, episode.seed)]  # (R, D/4, D), (R, D, D/4)
     rates, sgd = _training.dassl_cosine(first.lr, batches.epochs), _training.Sgd(l2=5e-4)
-    down, up = _training.descend_by(slopes, *start, rates=rates, optimiser=sgd)
+    down, up = _training.descend_by(slopes, *start, rates=rates, optimiser=sgd, sees=batches)
     return [(down[run].clone(), up[run].clone()) for run in range(runs)]
 
 

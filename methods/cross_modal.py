@@ -80,12 +80,17 @@ class CrossModal(Method):
         truth = torch.cat(labels)[order].repeat_interleave(runs, 1)  # (steps, B * R)
         shares = {round(share * total): share for share in {self.stop, *self.logit_grid.get("stop", ())}}
 
-        def slopes(step: int, heads: Tensor) -> tuple[Tensor, tuple[Tensor]]:
+        def keep(step: int, heads: Tensor) -> None:
             if step in shares:
                 self.heads[batch, shares[step]] = heads.clone()
-            sample = rows.index_select(0, order[step])  # (B, D)
+
+        def sees(step: int) -> _training.Batch:
+            return rows.index_select(0, order[step]), truth[step]  # (B, D), (B * R,)
+
+        def slopes(seen: _training.Batch, heads: Tensor) -> tuple[Tensor, tuple[Tensor]]:
+            sample, label = seen
             scores = sample @ heads.flatten(0, 1).T  # (B, R * C)
-            loss, slope = _maths.cross_entropy_slope(scores.view(-1, heads.shape[1]), truth[step])
+            loss, slope = _maths.cross_entropy_slope(scores.view(-1, heads.shape[1]), label)
             # The sum over runs in place of the mean, so that none sees another.
             return loss * runs, ((slope.view_as(scores).mul_(runs).T @ sample).view_as(heads),)
 
@@ -93,7 +98,7 @@ class CrossModal(Method):
         rates = torch.tensor([_schedule(lr, total) for lr, _ in self.runs]).to(start)  # (R, steps)
         adamw = _training.Adam(weight_decay=torch.tensor([decay for _, decay in self.runs]).to(start)[:, None, None])
         steps = list(rates.T[:, :, None, None])  # each (R, 1, 1)
-        (heads,) = _training.descend_by(slopes, start, rates=steps, optimiser=adamw)
+        (heads,) = _training.descend_by(slopes, start, rates=steps, optimiser=adamw, sees=sees, before=keep)
         if total in shares:
             self.heads[batch, shares[total]] = heads
 

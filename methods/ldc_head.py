@@ -97,11 +97,14 @@ def _train(episode: Episode, lr: float, epochs: int, batch: int) -> tuple[list[T
     means, variances = _four(statistics)
     four = torch.cat(means), torch.cat(variances)  # each (4 D,)
 
-    def slopes(step: int, *layers: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def sees(step: int) -> _training.Batch:
+        epoch, rows = steps[step]
+        return images[epoch % len(images)].index_select(0, rows), support.label.index_select(0, rows)  # (B, D), (B,)
+
+    def slopes(batch: _training.Batch, *layers: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Forth through the network, and back: what starts with `by` is the slope by that."""
         to_own, to_image, gains, shifts, join, third, gain, shift, fix, head, gate = layers
-        epoch, rows = steps[step]
-        image, label = images[epoch % len(images)].index_select(0, rows), support.label.index_select(0, rows)
+        image, label = batch
         own = _maths.zero_shot(image, text)  # (B, C)
         hidden, back = _normalised(torch.cat([own @ to_own.T, image @ to_image.T], 1), gains, shifts, four)  # (B, 4 D)
         both, for_plain, for_gate = torch.split(hidden, [2 * dim, dim, dim], 1)
@@ -121,7 +124,8 @@ def _train(episode: Episode, lr: float, epochs: int, batch: int) -> tuple[list[T
         return loss, (*firsts, by_gains, by_shifts, *middle, by_gain, by_shift, *seconds)
 
     adamw = _training.Adam(weight_decay=1e-4, eps=1e-4)
-    trained = _training.descend_by(slopes, *start, rates=_training.cosine(lr, len(steps)), optimiser=adamw)
+    rates, moves = _training.cosine(lr, len(steps)), (*four, *statistics[2])
+    trained = _training.descend_by(slopes, *start, rates=rates, optimiser=adamw, sees=sees, moves=moves)
     of_four = list(zip(*(part.chunk(4) for part in four), strict=True))
     return _one_by_one(trained), [*of_four[:2], statistics[2], *of_four[2:]]
 

@@ -97,10 +97,13 @@ def train_maps(
     scaled = text.scale * text.weight  # (C, D)
     labels = [part.repeat(len(lrs)) for part in torch.split(label, BLOCK)]
 
-    def slopes(step: int, weight: Tensor) -> tuple[Tensor, tuple[Tensor]]:
+    def sees(step: int) -> tuple[Tensor]:
+        return (images[step % len(images)],)  # (N, W)
+
+    def slopes(seen: tuple[Tensor], weight: Tensor) -> tuple[Tensor, tuple[Tensor]]:
         away = weight - start  # (R, W, D)
         loss, slope = (strength * away.square()).sum(), away.mul_(2 * strength)
-        for rows, truth in zip(torch.split(images[step % len(images)], BLOCK), labels, strict=True):
+        for rows, truth in zip(torch.split(seen[0], BLOCK), labels, strict=True):
             image = rows.expand(len(lrs), -1, -1)  # (R, B, W)
             mapped = image @ weight if bias is None else torch.baddbmm(bias, image, weight)  # (R, B, D)
             part, pull = _slopes.by_rows(mapped.flatten(0, 1), truth, scaled, len(truth) / len(label))
@@ -110,5 +113,6 @@ def train_maps(
     rates = start.new_tensor([_training.cosine(lr, epochs) for lr in lrs])  # (R, epochs)
     steps = list(rates.T[:, :, None, None])  # each (R, 1, 1)
     adam = _training.Adam(eps=1e-4)
-    (weights,) = _training.descend_by(slopes, start.expand(len(lrs), -1, -1), rates=steps, optimiser=adam)
+    runs = start.expand(len(lrs), -1, -1)  # (R, W, D)
+    (weights,) = _training.descend_by(slopes, runs, rates=steps, optimiser=adam, sees=sees)
     return weights

@@ -48,13 +48,13 @@ class TaskRes(Method):
         alpha, lr, epochs = self._settings(episode)
         batches = _training.Batches(images, label, epochs, self.batch, episode.seed, drop_last=True)
 
-        def slopes(step: int, residual: Tensor) -> tuple[Tensor, list[Tensor]]:
+        def slopes(batch: _training.Batch, residual: Tensor) -> tuple[Tensor, list[Tensor]]:
             weight = torch.add(text, residual, alpha=alpha)  # (C, D)
-            loss, slope = _slopes.by_weights(*batches(step), weight, self.scale)
+            loss, slope = _slopes.by_weights(*batch, weight, self.scale)
             return loss, [slope.mul_(alpha)]
 
-        start, rates = torch.zeros_like(text), _training.dassl_cosine(lr, batches.epochs)
-        (residual,) = _training.descend_by(slopes, start, rates=rates, optimiser=_training.Adam(l2=5e-4))
+        start, rates, adam = torch.zeros_like(text), _training.dassl_cosine(lr, batches.epochs), _training.Adam(l2=5e-4)
+        (residual,) = _training.descend_by(slopes, start, rates=rates, optimiser=adam, sees=batches)
         self.weight = _maths.unit(text + alpha * residual)  # (C, D)
         return self
 

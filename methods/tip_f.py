@@ -44,8 +44,8 @@ class TipF(Tip):
         epochs, text = self._epochs(episode.dataset), self.text.scale * self.text.weight  # (C, D)
         batches = _training.Batches(images, self.support.label, epochs, self.batch, episode.seed)
 
-        def slopes(step: int, keys: Tensor) -> tuple[Tensor, list[Tensor]]:
-            image, label = batches(step)  # (B, D), (B,)
+        def slopes(batch: _training.Batch, keys: Tensor) -> tuple[Tensor, list[Tensor]]:
+            image, label = batch  # (B, D), (B,)
             votes = (image @ keys.T).sub_(1).mul_(self.train_beta).exp_()  # (B, N)
             score = image @ text.T + alpha * _maths.class_sums(votes, self.counts)  # (B, C)
             loss, slope = _maths.cross_entropy_slope(score, label)
@@ -53,7 +53,7 @@ class TipF(Tip):
             return loss, [votes.T @ image]
 
         rates, adamw = _training.cosine(self.lr, len(batches)), _training.Adam(weight_decay=0.01, eps=1e-4)
-        (self.keys,) = _training.descend_by(slopes, self.keys, rates=rates, optimiser=adamw)  # (N, D)
+        (self.keys,) = _training.descend_by(slopes, self.keys, rates=rates, optimiser=adamw, sees=batches)  # (N, D)
         return self
 
     def trained_parameters(self) -> int:

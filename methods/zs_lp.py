@@ -49,13 +49,16 @@ class ZsLp(Method):
         places = _training.on_device([view * len(label) + row for _, view, row in steps], label.device)  # of V * N
         every = images.flatten(0, 1)  # (V * N, D)
 
-        def slopes(step: int, weight: Tensor) -> tuple[Tensor, list[Tensor]]:
-            image, truth = every.index_select(0, places[step]), label.index_select(0, rows[step])  # (B, D), (B,)
-            loss, slope = _slopes.by_weights(image, truth, weight, self.scale)
+        def sees(step: int) -> _training.Batch:
+            return every.index_select(0, places[step]), label.index_select(0, rows[step])  # (B, D), (B,)
+
+        def slopes(batch: _training.Batch, weight: Tensor) -> tuple[Tensor, list[Tensor]]:
+            loss, slope = _slopes.by_weights(*batch, weight, self.scale)
             return loss + self.penalty(weight, slope), [slope]
 
         rates = _training.dassl_cosine(self.lr, [epoch for epoch, _, _ in steps])
-        (self.weight,) = _training.descend_by(slopes, self.start, rates=rates, optimiser=_training.Sgd(momentum=0.9))
+        sgd = _training.Sgd(momentum=0.9)
+        (self.weight,) = _training.descend_by(slopes, self.start, rates=rates, optimiser=sgd, sees=sees)
         return self
 
     def prepare(self, images: Tensor, label: Tensor, episode: Episode) -> None:

@@ -4,11 +4,12 @@
 
 Parts, each in a file of its own that is written as soon as the part ends: `machine` (versions, clocks, the peak of
 matrix products), `extraction` (decoding, model and both together, for the embedded encoder and for a ViT-B-16 with
-random weights; the model against the peak), `batched` (all settings of a method fitted together against one at a time),
-`grid` (seconds of the whole grid on made-up packs of true sizes; every record of it in gpu-cells.jsonl.gz), `bench`
-(records of `harness bench` on two of these packs), `methods` (fit, select and predict with repeats, by what `harness
-bench` uses), `tests` (those marked gpu). A part that fails says so in its file and stops no other; the exit code is 1
-then. What does not fit into `--budget` seconds is left out and named.
+random weights; the model against the peak), `batched` (all settings of a method fitted together against one at a time;
+fits whose steps are recorded and replayed against the same launched kernel by kernel), `grid` (seconds of the whole
+grid on made-up packs of true sizes, in four processes; every record of it in gpu-cells.jsonl.gz), `bench` (records of
+`harness bench` on two of these packs), `methods` (fit, select and predict with repeats, by what `harness bench` uses),
+`tests` (those marked gpu). A part that fails says so in its file and stops no other; the exit code is 1 then. What does
+not fit into `--budget` seconds is left out and named.
 
 Needs torch >= 2.10 and a checkout. Whatever else is missing there, open_clip for one, comes as wheels: every file of
 `--wheels` is unpacked beside the run and put on the path. `--device cpu --quick` tries all of it on small sizes.
@@ -43,6 +44,8 @@ SIZES = {  # classes, test images: of EuroSAT, SUN397 and ImageNet
 }
 QUICK = {"tiny": (5, 60)}
 SEARCHED = ("tiny", "small", "medium")  # sizes at which a whole search is timed as well
+RECORDED = ("taskres", "tip_f", "zs_lp", "clap", "clip_adapter", "ldc_head", "rla", "cross_modal")
+SIDE_BY_SIDE = 4  # processes of the grid on one GPU
 PRODUCTS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 GROWTH = 16  # how much longer a cubic method takes at the next size: what would use up the time is not begun
 
@@ -236,7 +239,7 @@ def batched(job: Job) -> dict[str, Any]:
     from harness.fits import fits_together
 
     device, found, failed = timer.device_of(job.device), {}, []
-    episode, _ = _problem(QUICK["tiny"] if job.quick else SIZES["small"], job)
+    episode, (query, _) = _problem(QUICK["tiny"] if job.quick else SIZES["small"], job)
     for spec in find.methods(["all"]):
         cls = spec.cls
         if not fits_together(cls) or spec.trains_encoder or spec.second_space:
@@ -256,7 +259,7 @@ def batched(job: Job) -> dict[str, Any]:
         found[spec.name] = {"settings": len(settings), "times_faster": faster} | {
             name: stage.to_json() for name, stage in stages.items()
         }
-    return {"methods": found, "failed": failed}
+    return {"methods": found, "recorded": _recorded(episode, query, job, failed), "failed": failed}
 
 
 def _together(cls: Any, settings: list[dict[str, Any]], episode: Any) -> list[Any]:
@@ -265,6 +268,38 @@ def _together(cls: Any, settings: list[dict[str, Any]], episode: Any) -> list[An
 
 def _one_at_a_time(cls: Any, settings: list[dict[str, Any]], episode: Any) -> list[Any]:
     return [cls(**values).fit(episode) for values in settings]
+
+
+def _recorded(episode: Any, query: Any, job: Job, failed: list[str]) -> dict[str, Any]:
+    """Seconds of a fit with its steps recorded and with each launched anew, and how far apart the scores are."""
+    from harness import find
+
+    found = {}
+    for spec in find.methods(RECORDED[:2] if job.quick else RECORDED):
+        fit = partial(_one_at_a_time, spec.cls, [dict(spec.cls.quick) if job.quick else {}], episode)
+        try:
+            found[spec.name] = _both_ways(fit, query, job)
+        except Exception as error:
+            failed.append(f"{spec.name}, recorded: {type(error).__name__}: {str(error)[:200]}")
+    return found
+
+
+def _both_ways(fit: Callable[[], list[Any]], query: Any, job: Job) -> dict[str, Any]:
+    from harness import timer
+    from methods import _graphs
+
+    least, stages, scores = _graphs.LEAST, {}, []
+    try:
+        for way, steps in (("replayed", least), ("launched", sys.maxsize)):
+            _graphs.LEAST = steps
+            scores.append(fit()[0].logits(query))
+            stages[way] = timer.measure(fit, 3, timer.device_of(job.device))
+    finally:
+        _graphs.LEAST = least
+    apart = float((scores[0] - scores[1]).abs().max() / scores[1].abs().max())
+    faster = stages["launched"].median_s / stages["replayed"].median_s
+    told = {"times_faster": faster, "scores_apart": apart, "not_recorded": sorted(_graphs.told)}
+    return told | {way: stage.to_json() for way, stage in stages.items()}
 
 
 # -- the grid ----------------------------------------------------------------------------------------
@@ -279,6 +314,7 @@ def grid(job: Job) -> dict[str, Any]:
     words = [sys.executable, "-m", "benchmarks.speed.grid", "--folder", str(folder), "--device", job.device]
     if job.quick:
         words += ["--datasets", "eurosat", "--methods", "zero_shot,ncm", "--shots", "1", "--seeds", "1"]
+    words += ["--jobs", str(SIDE_BY_SIDE)]
     began, ended = time.perf_counter(), True
     try:
         done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=limit, check=False)
@@ -295,7 +331,7 @@ def grid(job: Job) -> dict[str, Any]:
         method: {"cells": sum(map(len, cells.values())), "seconds": sum(map(sum, cells.values()))}
         for method, cells in seconds(stored, lambda result: float(result.provenance["seconds"])).items()
     }
-    run = {"ended": ended, "wall_s": wall, "run_s": sum(calls) if calls else None}
+    run = {"ended": ended, "jobs": SIDE_BY_SIDE, "wall_s": wall, "run_s": sum(calls) if calls else None}
     return {**run, "methods": methods, "output": output, "failed": failed}
 
 
@@ -388,10 +424,10 @@ def _problem(shape: tuple[int, int], job: Job) -> tuple[Any, tuple[Any, Any]]:
     classes, test = shape
     episode, query, answer = problem(classes, shots, test + min(4, shots) * classes, views=views)
     query, answer = query.to(job.device), answer.to(job.device)
-    return _moved(episode, job.device), (query[:test], Features(query[test:], answer[test:]))
+    return moved(episode, job.device), (query[:test], Features(query[test:], answer[test:]))
 
 
-def _moved(episode: Any, device: str) -> Any:
+def moved(episode: Any, device: str) -> Any:
     """The same episode with its tensors on the device."""
 
     def there(part: Any) -> Any:

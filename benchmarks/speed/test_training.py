@@ -61,8 +61,8 @@ def test_an_update_of_many_parameters(ratio: Ratio) -> None:
     theirs, mean, square = value.clone(), torch.zeros_like(value), torch.zeros_like(value)
 
     def native() -> None:
-        for number in range(1, STEPS):
-            optimiser.move([ours], [slope], state, 1e-3, number)
+        for _ in range(1, STEPS):
+            optimiser.move([ours], [slope], state, 1e-3)
 
     def parts() -> None:
         for number in range(1, STEPS):

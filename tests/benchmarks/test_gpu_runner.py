@@ -47,7 +47,7 @@ def test_an_episode_moves_as_a_whole() -> None:
     from benchmarks.speed.problems import problem
 
     episode, _, _ = problem(3, 2, 4, dim=8, views=2)
-    moved = gpu._moved(episode, "meta")
+    moved = gpu.moved(episode, "meta")
     assert moved.support.views is not None and moved.text.raw_mean is not None
     for part in (
         moved.support.image,
@@ -88,6 +88,8 @@ def test_the_whole_command_runs_on_a_processor(tmp_path: Path) -> None:
             assert not from_files["decoded_on_device"]  # a processor has no device to decode on
     together = found["gpu-batched"]["measured"]["methods"]
     assert {"clip_adapter", "rla"} <= set(together) and all(one["times_faster"] > 0 for one in together.values())
+    recorded = found["gpu-batched"]["measured"]["recorded"]
+    assert recorded and all(one["times_faster"] > 0 and one["scores_apart"] == 0 for one in recorded.values())
     bench = found["gpu-bench"]["measured"]["records"]
     assert [(record["identity"]["dataset"], record["identity"]["method"]) for record in bench] == [
         ("synthetic_eurosat", "zero_shot"),
