@@ -140,11 +140,20 @@ def _resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
 
 
+def share_gpu_memory(device: str) -> None:
+    """Give what this process has freed on a GPU to the processes beside it."""
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.empty_cache()
+
+
 def reset_peak_memory(device: str) -> None:
     """Start a new measurement of peak memory, where the system can do that, with no more than `SPARE` kept free."""
     if device.startswith("cuda"):
         import torch
 
+        _wait(device)  # begins the use of CUDA, which the next call would not for a device with a number
         torch.cuda.reset_peak_memory_stats(device)
     _give_back()
     with contextlib.suppress(OSError):

@@ -98,9 +98,11 @@ def _as_they_end(
             yield from compute(cells, plan, extract_s, store)
         else:
             tasks += workers.tasks_of(cells, extract_s)
+    clock.share_gpu_memory(plan.device)
     tasks.sort(key=lambda task: -predicted.cells(task.cells))  # long ones first, so that all workers end together
     for task, outcome in workers.side_by_side(tasks, spec, plan.jobs, compute):
-        yield from zip(task.cells, outcome if isinstance(outcome, list) else _lost(task, outcome, store), strict=True)
+        found = outcome if isinstance(outcome, list) else _lost(task, outcome, plan.device, store)
+        yield from zip(task.cells, found, strict=True)
 
 
 def _prepared(source: Source, cells: Sequence[Cell], report: Report, watch: Watch) -> float | None:
@@ -415,10 +417,10 @@ def _failed(cell: Cell, error: str, device: str, started: str, begun: float) -> 
     ]
 
 
-def _lost(task: workers.Task, reason: str, store: Store) -> list[list[Result]]:
+def _lost(task: workers.Task, reason: str, device: str, store: Store) -> list[list[Result]]:
     """Records of cells whose worker has ended: what it had stored by then, else failures."""
     begun = time.perf_counter()
-    failed = [_failed(cell, reason, "cpu", task.begun, begun) for cell in task.cells]
+    failed = [_failed(cell, reason, device, task.begun, begun) for cell in task.cells]
     return [
         task.stored(cell, store) or list(map(store.write, one)) for cell, one in zip(task.cells, failed, strict=True)
     ]

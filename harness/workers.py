@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -43,7 +44,7 @@ class Task:
     def stored(self, cell: Cell, store: Store) -> list[Result]:
         """The records of a cell that its worker had stored before it ended."""
         found = [store.get(record.key) for record in cell.records]
-        return [one for one in found if one and one.status == "ok" and str(one.provenance["started"]) >= self.begun]
+        return [one for one in found if one and str(one.provenance["started"]) >= self.begun]
 
 
 def tasks_of(cells: Sequence[Cell], extract_s: float) -> list[Task]:
@@ -72,11 +73,11 @@ class _Worker:
     def ended(self) -> str:
         """What ended a worker that is no more."""
         for process in self._processes:
-            process.join(1)
-            if process.exitcode and process.exitcode == -getattr(signal, "SIGKILL", 0):  # Windows has none
+            code = _exit_code(process)
+            if code and code == -getattr(signal, "SIGKILL", 0):  # Windows has none
                 return "its worker process was killed, as a system does that runs out of memory: use fewer --jobs"
-            if process.exitcode:
-                return f"its worker process ended with code {process.exitcode}"
+            if code:
+                return f"its worker process ended with code {code}"
         return "its worker process ended"
 
     def end(self) -> None:
@@ -84,6 +85,18 @@ class _Worker:
         for process in self._processes:
             process.kill()
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _exit_code(process: multiprocessing.process.BaseProcess) -> int | None:
+    """How a process ended; None if it has not within a second.
+
+    The pool's own thread waits for it too. Whoever comes second is told nothing until the first has put the code down.
+    """
+    deadline = time.monotonic() + 1
+    process.join(1)
+    while process.exitcode is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return process.exitcode
 
 
 def side_by_side(tasks: Iterable[Task], spec: RunSpec, jobs: int, work: Work) -> Iterator[tuple[Task, Outcome]]:
@@ -178,6 +191,7 @@ def _compute(keys: Sequence[str], extract_s: float) -> Outcome:
     with lock.on_watch():
         if lost := [key for key in keys if key not in _cells]:
             return f"{len(lost)} of its cells are not in the worker's plan: did data change while the run began?"
-        done = _work([_cells[key] for key in keys], _plan, extract_s, _store)
+        done = [results for _, results in _work([_cells[key] for key in keys], _plan, extract_s, _store)]
+        clock.share_gpu_memory(_plan.device)
         sys.stdout.flush()
-        return [results for _, results in done]
+        return done

@@ -54,6 +54,10 @@ def test_results_are_those_of_one_process_and_a_dead_or_dishonest_worker_stops_n
     folder = make_pack()
     killed = write_method(Path.cwd(), "dies", "os.kill(os.getpid(), signal.SIGKILL)")
     peeks = write_method(Path.cwd(), "peeks", f"open({str(folder / 'test.safetensors')!r}, 'rb')")
+    once = (
+        "type(self).met = hasattr(type(self), 'met') and os.kill(os.getpid(), signal.SIGKILL); raise ValueError('own')"
+    )
+    turns = write_method(Path.cwd(), "turns", once)  # fails under one policy, and is killed under the next
     spec = {"datasets": ["toy"], "shots": [1, 2], "selection": "none,val-min4"}
     honest = ["zero_shot", "tip", "linear_probe"]
     alone = harness.run(methods=honest, seeds=[1], results="alone", **spec).computed
@@ -66,11 +70,13 @@ def test_results_are_those_of_one_process_and_a_dead_or_dishonest_worker_stops_n
     assert harness.run(methods=honest, seeds=[1], results="together", jobs=2, **spec).computed == []
 
     report = harness.run(
-        methods=[killed, peeks, "zero_shot"], seeds=[1, 2], results="bad", jobs=2, **{**spec, "shots": [1]}
+        methods=[killed, peeks, turns, "zero_shot"], seeds=[1, 2], results="bad", jobs=2, **{**spec, "shots": [1]}
     )
-    assert len(report.computed) == 12
-    assert {(r.identity.method, r.identity.seed) for r in report.failed} == {("dies", 2), ("peeks", 2)}
+    assert len(report.computed) == 16
+    assert {(r.identity.method, r.identity.seed) for r in report.failed} == {("dies", 2), ("peeks", 2), ("turns", 2)}
     said = {r.identity.method: str(r.error) for r in report.failed}
+    of_turns = sorted(str(r.error) for r in report.failed if r.identity.method == "turns")
+    assert "own" in of_turns[0] and "worker process was killed" in of_turns[1], "what it had told by then is kept"
     assert "worker process was killed" in said["dies"]
     assert "held-out data" in said["peeks"]
     assert facts(harness.load("bad").results) == facts(report.computed)
