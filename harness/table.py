@@ -125,16 +125,20 @@ def comparable(results: Iterable[Result]) -> tuple[list[Result], list[str]]:
 
 
 def by_revision(results: Iterable[Result]) -> tuple[list[Result], list[Result]]:
-    """Records made from the newest images, split, weights and prompts of their data set, and all others; by age."""
+    """Records made from the newest images, split and prompts of their data set and the newest weights of their encoder,
+    and all others; by age."""
     dated = sorted(results, key=lambda r: str(r.provenance.get("started", "")))
     origins = [(_data_set(result), made_from(result)) for result in dated]
     newest = dict(origins)
+    weights = {r.identity.encoder: r.digests["weights"] for r in dated if r.digests.get("weights")}
     new: list[Result] = []
     old: list[Result] = []
     second = [_second(result) for result in dated]
     newest_second = {where: space for (where, _), space in zip(origins, second, strict=True) if space}
     for result, (where, digests), space in zip(dated, origins, second, strict=True):
-        current = newest[where] == digests and (not space or space == newest_second[where])
+        known = result.digests.get("weights")  # a pack need not say
+        same_weights = not known or known == weights[result.identity.encoder]  # on all data sets
+        current = newest[where] == digests and same_weights and (not space or space == newest_second[where])
         (new if current else old).append(result)
     return new, old
 

@@ -166,6 +166,16 @@ def test_records_of_other_data_are_left_out_of_the_ranking_and_told() -> None:
     assert any(note.startswith("6 older records") for note in table.notes)
 
 
+def test_one_ranking_never_averages_over_two_sets_of_weights_under_one_name() -> None:
+    old = [aged(record(m, "a", s, 990), "2020", weights="old") for m in ("zero", "tip") for s in (1, 2)]
+    new = [aged(record(m, "b", s, 500), "2021", weights="new") for m in ("zero", "tip") for s in (1, 2)]
+    unsaid = [aged(record(m, "c", s, 300), "2019", weights="") for m in ("zero", "tip") for s in (1, 2)]  # a pack's
+    other = [aged(record("tip", "a", s, 700, encoder="other"), "2018", weights="another") for s in (1, 2)]
+    table = make_table(Loaded([*new, *old, *unsaid, *other]))
+    assert {(row.encoder, *row.datasets) for row in table.rows} == {("made-up", "b", "c"), ("other", "a")}
+    assert any(note.startswith("4 older records") and "weights" in note for note in table.notes)
+
+
 def test_records_of_an_older_version_of_a_method_do_not_fill_its_gaps() -> None:
     old = [aged(record("mine", "a", seed, 900, method_version="1"), "2020") for seed in (1, 2, 3)]
     new = [aged(record("mine", "a", 1, 100, method_version="2"), "2021")]
