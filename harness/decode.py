@@ -7,6 +7,7 @@ by nvJPEG, which does not interpolate halved colours as PIL does: at edges of co
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 from collections import defaultdict
@@ -14,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -112,9 +113,13 @@ def decode(data: list[Tensor], device: str) -> list[Tensor]:
     import torch
     from torchvision.io import ImageReadMode, decode_jpeg
 
+    there: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
     if device.startswith("cuda"):
         torch.cuda.current_stream(device).synchronize()
-    with without_warnings():
+        there = torch.cuda.device(
+            device
+        )  # the decoder's work is waited for on the device that is current when it is made
+    with without_warnings(), there:
         found: list[Tensor] = decode_jpeg(data, mode=ImageReadMode.RGB, device=device)
     return found
 

@@ -144,14 +144,20 @@ def _batches(
             readers.shutdown(wait=True, cancel_futures=True)
 
 
+@cache
+def _stream(device: str) -> Any:
+    """One for each device: torch keeps freed memory apart by streams."""
+    import torch
+
+    make: Any = torch.cuda.Stream
+    return make(device)
+
+
 class _Aside:
     """Lets a GPU decode and resize on a stream of its own, beside the model's work on the current one."""
 
     def __init__(self, device: str) -> None:
-        import torch
-
-        stream: Any = torch.cuda.Stream
-        self._stream = stream(device) if device.startswith("cuda") else None
+        self._stream = _stream(device) if device.startswith("cuda") else None
 
     def work(self) -> contextlib.AbstractContextManager[Any]:
         import torch

@@ -89,7 +89,7 @@ def descend_by(
     numbers: Sequence[Numbers] = _numbers(rates)
     if sees and _graphs.pays(start[0].device, len(rates)):
         step = _graphs.Replayed(one, [*parameters, *itertools.chain(*state), *moves])
-        numbers = torch.tensor(numbers, device=start[0].device).unbind()  # each () or (R,)
+        numbers = torch.tensor(numbers, dtype=torch.float32, device=start[0].device).unbind()  # each () or (R,)
     with torch.no_grad():
         for at, (rate, kept) in enumerate(zip(numbers, losses.unbind(), strict=True)):
             if before:

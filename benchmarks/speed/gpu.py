@@ -288,17 +288,25 @@ def _both_ways(fit: Callable[[], list[Any]], query: Any, job: Job) -> dict[str, 
     from harness import timer
     from methods import _graphs
 
-    least, stages, scores = _graphs.LEAST, {}, []
+    least, record, made = _graphs.LEAST, _graphs.record, []
+    stages, scores = {}, []
+
+    def counted(*given: Any) -> Any:
+        made.append(given[1])
+        return record(*given)
+
+    vars(_graphs)["record"] = counted
+    _graphs.told.clear()
     try:
-        for way, steps in (("replayed", least), ("launched", sys.maxsize)):
+        for way, steps in (("replayed", 1), ("launched", sys.maxsize)):
             _graphs.LEAST = steps
             scores.append(fit()[0].logits(query))
             stages[way] = timer.measure(fit, 3, timer.device_of(job.device))
     finally:
-        _graphs.LEAST = least
+        vars(_graphs).update(LEAST=least, record=record)
     apart = float((scores[0] - scores[1]).abs().max() / scores[1].abs().max())
     faster = stages["launched"].median_s / stages["replayed"].median_s
-    told = {"times_faster": faster, "scores_apart": apart, "not_recorded": sorted(_graphs.told)}
+    told = {"times_faster": faster, "scores_apart": apart, "recordings": len(made), "said": sorted(_graphs.told)}
     return told | {way: stage.to_json() for way, stage in stages.items()}
 
 

@@ -461,6 +461,7 @@ class Stream:
 def test_a_stream_has_done_its_work_before_the_decoder_writes(monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream(device, done))
+    monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
     monkeypatch.setattr("torchvision.io.decode_jpeg", lambda data, **_: done.append("decoded") or data)
     decode.decode([torch.zeros(1, dtype=torch.uint8)], "cuda:0")
     assert done == ["cuda:0 done", "decoded"]
@@ -485,7 +486,9 @@ def test_what_a_gpu_makes_aside_is_waited_for_and_keeps_its_memory(monkeypatch: 
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream(f"aside on {device}", done))
     monkeypatch.setattr(torch.cuda, "stream", inside)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: model)
+    extract._stream.cache_clear()
     aside = extract._Aside("cuda:1")
+    extract._stream.cache_clear()
     with aside.work():
         done.append("crops")
     crops = Crops()

@@ -66,7 +66,7 @@ def tapes(monkeypatch: pytest.MonkeyPatch) -> list[Tape]:
 
     monkeypatch.setattr(_graphs, "record", record)
     monkeypatch.setattr(_graphs, "pays", lambda device, steps: True)
-    _graphs.told.clear()
+    monkeypatch.setattr(_graphs, "told", set())
     return made
 
 
@@ -126,7 +126,7 @@ def test_a_replay_that_goes_elsewhere_is_not_used_and_told(tapes: list[Tape], ca
     with caplog.at_level(logging.WARNING):
         found = [float(replayed((torch.ones(1),), torch.tensor(0.1))) for _ in range(_graphs.WARM + 3)]
     assert len(tapes) == 1 and caplog.text.count("cannot be recorded") == 1 and "ended elsewhere" in caplog.text
-    assert found == [1, 3, 4, 6, 8, 9]  # the call that made the tape, 1, left nothing behind
+    assert found == [1, 3, 4, 6, 7, 9]  # 2, and 1 on the tape, left nothing behind
 
 
 def test_where_recording_fails_training_goes_on_as_it_is(
@@ -145,6 +145,22 @@ def test_where_recording_fails_training_goes_on_as_it_is(
     assert caplog.text.count("out of memory") == 1
 
 
+def test_a_step_that_wants_a_number_of_its_parameters_is_followed_or_not_recorded(
+    tapes: list[Tape], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A recording is made on what the step saw before, so a number that it took from there shows in the first replay."""
+    value = torch.zeros(1)
+
+    def step(seen: Any, rate: Tensor) -> Tensor:
+        value.add_(float(seen[0]))
+        return value.sum()
+
+    replayed = _graphs.Replayed(step, [value])
+    with caplog.at_level(logging.WARNING):
+        found = [float(replayed((torch.tensor(float(n)),), torch.tensor(0.1))) for n in range(8)]
+    assert found == [sum(range(n + 1)) for n in range(8)] and "ended elsewhere" in caplog.text
+
+
 def test_short_trainings_and_processors_launch_each_step() -> None:
     assert _graphs.pays(torch.device("cuda", 0), _graphs.LEAST)
     assert not _graphs.pays(torch.device("cuda"), _graphs.LEAST - 1)
@@ -157,10 +173,12 @@ def test_short_trainings_and_processors_launch_each_step() -> None:
 def test_a_gpu_replays_what_it_would_launch(
     name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    logits = []
+    logits, made, record = [], [], _graphs.record
+    monkeypatch.setattr(_graphs, "record", lambda *given: (made.append(given), record(*given))[1])
+    monkeypatch.setattr(_graphs, "told", set())
     for least in (10**9, 1):
         monkeypatch.setattr(_graphs, "LEAST", least)
         with caplog.at_level(logging.WARNING):
             logits.append(fitted(name, "cuda"))
-    assert not caplog.records
+    assert made and not caplog.records
     torch.testing.assert_close(*logits, rtol=1e-3, atol=1e-3)
