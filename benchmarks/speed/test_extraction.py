@@ -6,26 +6,22 @@ does more, is not counted.
 
 from __future__ import annotations
 
-import json
 import os
-import time
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import pytest
 import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
-from safetensors.torch import save_file
 
 from benchmarks.speed import naive
 from benchmarks.speed.conftest import CPU_TIME, Ratio
+from benchmarks.speed.extraction import TOWERS, bf16_gain, folder_of
 from harness import decode, encoder, extract, images
 
 SMALL = {"layers": 2, "width": 128, "patch_size": 32}  # reading costs more than the model
 PART_OF_B_16 = {"layers": 4, "width": 768, "patch_size": 16}
-VIT_B_32 = {"layers": 12, "width": 768, "patch_size": 32}
-VIT_B_16 = {"layers": 12, "width": 768, "patch_size": 16}
+VIT_B_32, VIT_B_16 = (tower for tower, _ in TOWERS.values())
 IN_FP32, IN_BF16 = 1.3, 3.0  # times as fast as the usual loop; the second where bf16 units are fast enough for it
 ALIKE = 0.999  # cosine to the fp32 features of the usual loop
 READ = {0: (2.0, 2.4), 10: (2.0, 3.8)}  # by number of views, times as fast as PIL: the aim, and measured
@@ -41,33 +37,6 @@ pytestmark = [
     pytest.mark.benchmark(timer=cpu_seconds),
     pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),  # the loop's, from Python 3.12 on
 ]
-
-
-def folder_of(home: Path, tower: dict[str, int]) -> str:
-    """An image tower with random weights, and next to no text tower, as a folder that the encoder loads."""
-    text = {"context_length": 8, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
-    config = {"embed_dim": 512, "vision_cfg": {"image_size": 224, **tower}, "text_cfg": text}
-    preprocess = {"interpolation": "bicubic", "resize_mode": "shortest"}
-    (home / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))
-    with torch.random.fork_rng(), encoder._quiet():
-        torch.manual_seed(0)
-        model = open_clip.create_model(f"local-dir:{home}", load_weights=False)
-    save_file(model.state_dict(), home / "model.safetensors")
-    return str(home)
-
-
-def bf16_gain() -> float:
-    """How many times faster this CPU multiplies in bf16, at the widest product of a ViT-B."""
-    seconds = []
-    for dtype in (torch.float32, torch.bfloat16):
-        rows, weight = torch.ones(1600, 768, dtype=dtype), torch.ones(3072, 768, dtype=dtype)
-        rounds = []
-        for _ in range(5):
-            start = time.process_time()
-            torch.nn.functional.linear(rows, weight)
-            rounds.append(time.process_time() - start)
-        seconds.append(min(rounds))
-    return seconds[0] / seconds[1]
 
 
 @pytest.mark.parametrize(
