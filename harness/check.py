@@ -74,6 +74,7 @@ class Place(_Entry, frozen=True, kw_only=True):
 
     machine: dict[str, Any]
     versions: dict[str, Any]
+    jobs: int = 1  # processes side by side, which slow one another down and change no other number
 
 
 class Cell(_Entry, frozen=True, kw_only=True):
@@ -226,7 +227,8 @@ def _place(result: Result) -> Place:
     made = result.provenance
     named = {name: value for name, value in made.items() if isinstance(value, str)}
     versions = {name: value for name, value in named.items() if name not in ("started", "harness", "python")}
-    return Place(machine={**(made.get("machine") or {}), "device": result.timing.device}, versions=versions)
+    machine = {**(made.get("machine") or {}), "device": result.timing.device}
+    return Place(machine=machine, versions=versions, jobs=jobs if isinstance(jobs := made.get("jobs"), int) else 1)
 
 
 def _wall(result: Result) -> float | None:
@@ -457,13 +459,15 @@ def _differing(old: Cell, new: Cell) -> str:
 
 
 def _same_place(pair: Pair, baseline: Baseline, now: Baseline) -> bool:
-    return baseline.places[pair[0].place] == now.places[pair[1].place]
+    old, new = baseline.places[pair[0].place], now.places[pair[1].place]
+    return old.machine == new.machine and old.versions == new.versions
 
 
 def _same_clock(pair: Pair, baseline: Baseline, now: Baseline) -> bool:
     old, new = baseline.places[pair[0].place], now.places[pair[1].place]
     measured = any(_measured(pair, what) for what in (COST, WALL))
-    return measured and old.machine == new.machine and old.versions.get("torch") == new.versions.get("torch")
+    alike = old.machine == new.machine and old.jobs == new.jobs
+    return measured and alike and old.versions.get("torch") == new.versions.get("torch")
 
 
 def _judge_counts(pairs: Sequence[Pair], rules: Rules, report: Report) -> None:
@@ -538,7 +542,7 @@ def _judge_time(pairs: Sequence[Pair], compared: int, rules: Rules, report: Repo
     if len(pairs) < compared:
         text = f"time is not compared for {compared - len(pairs)} of {compared} cells: measured on another machine"
         kind = Kind.TOLD if rules.time_factor is None else Kind.NOT_COMPARABLE
-        report.add(kind, "time", f"{text}, with another torch, or not at all")
+        report.add(kind, "time", f"{text}, with another torch or other --jobs, or not at all")
     for what in (COST, WALL):
         report.costs += cost_changes(pairs, rules.time_factor, rules.alpha / 2, what)
     for cost in report.costs:

@@ -398,6 +398,14 @@ def test_a_slower_store_is_worse_on_this_machine_and_time_is_left_out_elsewhere(
         assert asked.code == Exit.NOT_COMPARABLE
 
 
+def test_processes_side_by_side_change_times_and_no_counts() -> None:
+    beside = [msgspec.structs.replace(r, provenance={**r.provenance, "jobs": 2}) for r in grid()]
+    report = compare(BASE, slower(beside, 3.0))
+    assert report.code == Exit.OK and any("other --jobs" in found.text for found in report.findings)
+    assert compare(BASE, lower(beside, 1)).code == compare(BASE, lower(grid(), 1)).code == Exit.REGRESSION
+    assert compare(snapshot(beside), slower(beside, 1.2)).code == Exit.REGRESSION
+
+
 def test_cost_on_a_cpu_is_processor_time_and_waiting_costs_nothing() -> None:
     meter = clock.Meter("cpu")
     time.sleep(0.1)
