@@ -51,7 +51,7 @@ def build(index: Tensor, weight: Tensor, one_hot: Tensor, queries: int) -> Graph
     given = one_hot.new_zeros(queries, one_hot.shape[1])
     for column, value in zip(index[queries:].T, weight[queries:].T, strict=True):  # (N,), (N,)
         given.index_add_(0, column, value[:, None] * one_hot)
-    return Graph(tuple(parts), given, index.shape[1])
+    return Graph(tuple(parts), given, max(1, index.shape[1]))  # a lone query has no neighbours, and no evidence of them
 
 
 def neighbours(query: Tensor, support: Tensor, one_hot: Tensor, count: int) -> Graph:

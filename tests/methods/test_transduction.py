@@ -109,6 +109,14 @@ def test_transclip_is_the_plain_formula_in_double_precision(order, gamma):
     torch.testing.assert_close(found, plain_transclip(episode, query, gamma, order), rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize("order", ["aligned", "reference"])
+def test_transclip_labels_a_lone_query_by_what_is_left_of_the_formula(order):
+    """No other query says anything of it: in the reference's order nothing but text and Gaussians is left."""
+    episode, query = problem()
+    found = TransClip(gamma=0.02, order=order).fit(episode).logits(query[:1]).exp()
+    torch.testing.assert_close(found, plain_transclip(episode, query[:1], 0.02, order), rtol=1e-6, atol=1e-9)
+
+
 def test_the_search_counts_what_scoring_every_gamma_counts():
     episode = example_episode((3, 1, 2), dim=12)
     image, label = example_queries(episode, each=9)
