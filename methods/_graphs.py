@@ -24,8 +24,11 @@ Shapes = tuple[torch.Size, ...]
 
 
 def pays(device: torch.device, steps: int) -> bool:
-    """Whether a training there gains by a recording: on a GPU, where launches bound the steps of small problems."""
-    return device.type == "cuda" and steps >= LEAST and not _broken
+    """Whether a training there gains by a recording: on a GPU, where launches bound the steps of small problems.
+
+    Not where something counts operations as they are launched.
+    """
+    return device.type == "cuda" and steps >= LEAST and not _broken and not torch._C._len_torch_dispatch_stack()
 
 
 class Replayed:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness import bench, clock, timer
+from harness import bench, clock, encoder, timer
 from harness.types import Episode, Features, Method, Text
 
 Command = Callable[..., tuple[int, str, str]]
@@ -171,6 +171,27 @@ def test_operations_are_those_of_the_matrix_products() -> None:
         assert timer.flops(lambda: a @ b) == 2 * 3 * 5 * 7
     assert timer.flops(lambda: a + 1) is None
     assert timer.flops(lambda: 1 / 0) is None
+
+
+def test_operations_of_an_encoder_are_those_of_its_products_counted_by_hand() -> None:
+    clip = encoder.load("demo", "cpu")
+    tower = clip.model.visual
+    pixels = torch.zeros(3, 3, clip.size, clip.size, dtype=torch.uint8)
+    w, dim, depth = tower.ln_post.normalized_shape[0], clip.dim, len(tower.transformer.resblocks)
+    patch, tokens = tower.patch_size[0], (clip.size // tower.patch_size[0]) ** 2 + 1
+    hidden = tower.transformer.resblocks[0].mlp.c_fc.out_features
+    block = tokens * 2 * (4 * w**2 + 2 * w * hidden) + 2 * 2 * tokens**2 * w  # q, k, v, output, MLP; scores and sum
+    last = tokens * 2 * 2 * w**2 + 2 * (2 * w**2 + 2 * w * hidden) + 2 * 2 * tokens * w  # k and v of all, rest of one
+    patches = (tokens - 1) * 2 * 3 * patch**2 * w
+    with torch.inference_mode():
+        plain = timer.flops(lambda: clip.model.encode_image(clip.normalise(pixels)))
+    assert plain == 3 * (patches + depth * block + 2 * w * dim)
+    found = timer.flops(lambda: clip.image(pixels))
+    assert clip._packed is not None
+    if clip._packed.forwards:  # on x86 with oneDNN
+        assert found == 3 * (patches + (depth - 1) * block + last + 2 * w * dim)
+    else:
+        assert found == plain
 
 
 def test_busy_cores_are_told(monkeypatch: pytest.MonkeyPatch) -> None:

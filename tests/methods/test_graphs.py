@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from benchmarks.speed.gpu import moved
-from harness import find
+from harness import find, timer
 from harness.contract import example_episode
 from methods import _graphs, _training
 
@@ -165,6 +165,12 @@ def test_short_trainings_and_processors_launch_each_step() -> None:
     assert _graphs.pays(torch.device("cuda", 0), _graphs.LEAST)
     assert not _graphs.pays(torch.device("cuda"), _graphs.LEAST - 1)
     assert not _graphs.pays(torch.device("cpu"), 10**6)
+
+
+def test_who_counts_operations_sees_every_step() -> None:
+    gpu = torch.device("cuda")
+    assert timer.flops(lambda: torch.ones(2, 3) @ torch.ones(3, 5 if _graphs.pays(gpu, _graphs.LEAST) else 7)) == 84
+    assert _graphs.pays(gpu, _graphs.LEAST)
 
 
 @pytest.mark.gpu
