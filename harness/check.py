@@ -228,7 +228,8 @@ def _place(result: Result) -> Place:
     named = {name: value for name, value in made.items() if isinstance(value, str)}
     versions = {name: value for name, value in named.items() if name not in ("started", "harness", "python")}
     machine = {**(made.get("machine") or {}), "device": result.timing.device}
-    return Place(machine=machine, versions=versions, jobs=jobs if isinstance(jobs := made.get("jobs"), int) else 1)
+    jobs = made.get("jobs")
+    return Place(machine=machine, versions=versions, jobs=jobs if isinstance(jobs, int) else 1)
 
 
 def _wall(result: Result) -> float | None:

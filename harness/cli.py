@@ -139,8 +139,8 @@ def _add_run(commands: Any) -> None:
     run.add_argument("--precision", default="auto", help=_PRECISION)
     run.add_argument("--pixels", default="pil", help=_PIXELS)
     run.add_argument("--executor", default="local", help="local (default)")
-    run.add_argument("--jobs", type=_jobs, default=1, metavar="N", help="processes that compute cells side by side, "
-                     "each with its share of the cores: a number, or auto (default: %(default)s)")  # fmt: skip
+    run.add_argument("--jobs", type=_jobs, default=1, metavar="N", help="processes that compute cells side by side: a "
+                     "number, or auto, one per core and on a GPU one (default: %(default)s)")  # fmt: skip
     run.add_argument("--isolate", action="store_true", help="fit and score each cell in a process without test data")
     run.add_argument("--timeout", type=float, metavar="SECONDS", help="with --isolate: end a cell that takes longer")
     run.add_argument("--config", type=Path, metavar="FILE.toml", help="flags of this command from the table [run]")

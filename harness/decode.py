@@ -116,9 +116,8 @@ def decode(data: list[Tensor], device: str) -> list[Tensor]:
     there: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
     if device.startswith("cuda"):
         torch.cuda.current_stream(device).synchronize()
-        there = torch.cuda.device(
-            device
-        )  # the decoder's work is waited for on the device that is current when it is made
+        # The decoder's work is waited for on the device that is current when the decoder is made.
+        there = torch.cuda.device(device)
     with without_warnings(), there:
         found: list[Tensor] = decode_jpeg(data, mode=ImageReadMode.RGB, device=device)
     return found

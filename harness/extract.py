@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 THREADS = 16  # more readers than that only wait for each other
-ADDRESSES = 1 << 28  # bytes of addresses for each reader where those are limited: a stack and a heap take 72 MB
+ADDRESSES = 1 << 28  # bytes of addresses for each reader where those are limited: it takes 72 MB, the model needs more
 LARGEST = 4 << 20  # bytes of a file that waits for a GPU to decode it: hundreds do at a time
 
 

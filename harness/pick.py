@@ -91,8 +91,9 @@ def _usual(values: Sequence[str]) -> str:
 
 
 def refuse_outdated(results: Iterable[Result], store: Path) -> None:
-    """Refuse records made from other data than the newest of their data set, where no newer record replaces them:
-    without them a method would be missing, with them it would be ranked on other images, weights or prompts."""
+    """Refuse records made from other data than the newest of their data set or encoder, where none that is newer
+    replaces them: without them a method would be missing, with them it would be ranked on other images, weights or
+    prompts."""
     from harness.table import by_revision, cell_of
 
     newest, older = by_revision(results)
@@ -106,7 +107,7 @@ def refuse_outdated(results: Iterable[Result], store: Path) -> None:
 
     raise NotComparable(
         f"{named('method')} on {named('dataset')}: {len(left)} records were made from other images, splits, weights or "
-        "prompts than the newest there, and nothing newer replaces them. Run them again: "
+        "prompts than the newest of their data set or encoder, and nothing newer replaces them. Run them again: "
         f"harness run --methods {named('method')} --datasets {named('dataset')} --shots {named('shots')} "
         f"--seeds {named('seed')} --selection {named('selection')} --results {store}. To leave them out: --allow-mixed."
     )

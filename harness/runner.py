@@ -98,7 +98,8 @@ def _as_they_end(
             yield from compute(cells, plan, extract_s, store)
         else:
             tasks += workers.tasks_of(cells, extract_s)
-    clock.share_gpu_memory(plan.device)
+    if tasks:
+        clock.share_gpu_memory(plan.device)
     tasks.sort(key=lambda task: -predicted.cells(task.cells))  # long ones first, so that all workers end together
     for task, outcome in workers.side_by_side(tasks, spec, plan.jobs, compute):
         found = outcome if isinstance(outcome, list) else _lost(task, outcome, plan.device, store)

@@ -130,14 +130,16 @@ def by_revision(results: Iterable[Result]) -> tuple[list[Result], list[Result]]:
     dated = sorted(results, key=lambda r: str(r.provenance.get("started", "")))
     origins = [(_data_set(result), made_from(result)) for result in dated]
     newest = dict(origins)
-    weights = {r.identity.encoder: r.digests["weights"] for r in dated if r.digests.get("weights")}
+    known = [result for result in dated if result.digests.get("weights")]  # a pack need not say
+    known.sort(key=lambda result: result.status == "ok")  # a failure makes nothing old where anything has succeeded
+    weights = {result.identity.encoder: result.digests["weights"] for result in known}
     new: list[Result] = []
     old: list[Result] = []
     second = [_second(result) for result in dated]
     newest_second = {where: space for (where, _), space in zip(origins, second, strict=True) if space}
     for result, (where, digests), space in zip(dated, origins, second, strict=True):
-        known = result.digests.get("weights")  # a pack need not say
-        same_weights = not known or known == weights[result.identity.encoder]  # on all data sets
+        own = result.digests.get("weights")
+        same_weights = not own or own == weights[result.identity.encoder]  # on all data sets
         current = newest[where] == digests and same_weights and (not space or space == newest_second[where])
         (new if current else old).append(result)
     return new, old

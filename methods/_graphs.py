@@ -1,9 +1,13 @@
-"""A step of training recorded on a GPU and replayed: one launch in place of one for each of its kernels."""
+"""A step of training recorded on a GPU and replayed: one launch in place of one for each of its kernels.
+
+It has never run on a GPU. In the tests a tape of a step's operations stands in for the graph of CUDA.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
@@ -14,7 +18,7 @@ from torch import Tensor
 
 log = logging.getLogger(__name__)
 
-LEAST = 200  # steps of a training; fewer do not pay for a recording
+LEAST = 200  # steps of a training; that fewer do not pay for a recording is an estimate
 WARM = 3  # steps of a shape before it is recorded: in them libraries load their kernels and choose among them
 TOLERANCE = 1e-2  # of the way that a step goes
 told: set[str] = set()  # why steps were not recorded, in this process
@@ -102,7 +106,7 @@ def _recording(step: Step, inputs: list[Tensor], device: torch.device) -> Callab
 # -- CUDA --------------------------------------------------------------------------------------------
 
 
-_broken = False  # a recording that fails half-way leaves torch before 2.13 with an allocator that takes no other
+_broken = False  # where a recording fails half-way, torch 2.11's allocator takes no other afterwards
 
 
 def record(work: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[], None], Tensor]:
@@ -116,7 +120,7 @@ def record(work: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[
             result = work()
     except RuntimeError:
         _broken = True
-        torch.cuda.set_stream(current)  # torch before 2.13 stays on its own
+        torch.cuda.set_stream(current)  # torch 2.11 stays on the recording's
         raise
     return graph.replay, result
 
@@ -134,7 +138,9 @@ def _no_waiting(device: torch.device) -> Iterator[None]:
         yield
         return
     mode = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that this mode is a prototype
+        torch.cuda.set_sync_debug_mode("error")
     try:
         yield
     finally:

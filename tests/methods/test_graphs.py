@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -165,6 +166,21 @@ def test_short_trainings_and_processors_launch_each_step() -> None:
     assert _graphs.pays(torch.device("cuda", 0), _graphs.LEAST)
     assert not _graphs.pays(torch.device("cuda"), _graphs.LEAST - 1)
     assert not _graphs.pays(torch.device("cpu"), 10**6)
+
+
+def test_what_waits_for_a_gpu_is_an_error_while_a_recording_is_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
+    modes: list[Any] = []
+
+    def set_mode(mode: Any) -> None:
+        modes.append(mode)
+        warnings.warn("a prototype", stacklevel=1)  # which must not end a fit where warnings are errors
+
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda mode: set_mode(mode) if mode else modes.append(mode))
+    with pytest.raises(ZeroDivisionError), _graphs._no_waiting(torch.device("cuda")):
+        assert modes == ["error"]
+        raise ZeroDivisionError
+    assert modes == ["error", 0]
 
 
 def test_who_counts_operations_sees_every_step() -> None:
