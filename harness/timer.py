@@ -175,7 +175,7 @@ def flops(work: Callable[[], Any]) -> int | None:
     from torch.utils.flop_counter import FlopCounterMode
 
     try:
-        with _attention_by_parts(), FlopCounterMode(display=False, custom_mapping=_laid_out()) as counter:
+        with _attention_by_parts(), FlopCounterMode(display=False, custom_mapping=_unknown()) as counter:
             work()
     except Exception:  # torch's modes refuse some work (captured graphs, subclasses) in their own ways
         return None
@@ -195,15 +195,21 @@ def _attention_by_parts() -> Iterator[None]:
         mha.set_fastpath_enabled(fast)
 
 
-def _laid_out() -> dict[Any, Callable[..., int]]:
-    """How many operations the products of packed.py take, which torch's counter does not know."""
+def _unknown() -> dict[Any, Callable[..., int]]:
+    """Operations of the products of packed.py, and of attention on a CPU, which torch's counter learnt after 2.11."""
     import torch
 
     def product(x: Sequence[int], *_: Any, out_shape: Sequence[int], **__: Any) -> int:
         return 2 * math.prod(out_shape) * x[-1]
 
-    known = getattr(torch.ops.mkldnn, "_linear_pointwise", None)  # absent where torch is built without oneDNN
-    return {} if known is None else {known: product}
+    def attention(q: Sequence[int], k: Sequence[int], v: Sequence[int], *_: Any, **__: Any) -> int:
+        return 2 * math.prod(q[:-1]) * k[-2] * (q[-1] + v[-1])  # (B, h, L, W): scores, and the sum by them
+
+    ops: dict[Any, Callable[..., int]] = {  # each absent where torch is built without it
+        getattr(torch.ops.mkldnn, "_linear_pointwise", None): product,
+        getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None): attention,
+    }
+    return {known: count for known, count in ops.items() if known is not None}
 
 
 def quantile(values: Sequence[float], share: float) -> float:
