@@ -357,18 +357,19 @@ def predict(method: Method, image: Tensor, classes: int, columns: Sequence[int] 
     import torch
 
     rows = len(image) if method.transductive else PIXEL_ROWS if method.pixels else ROWS
-    found: list[Tensor] = []
+    # One tensor for all: a small one kept from each block would break up the memory that the next block needs.
+    found = torch.empty(len(image), dtype=torch.int64, device=image.device)  # (N,)
     start = 0
     while start < len(image):
         block = image[start : start + rows]  # (B, D)
         try:
-            found.append(_classes_of(method, block, classes, columns))
+            found[start : start + len(block)] = _classes_of(method, block, classes, columns)
             start += len(block)
         except (RuntimeError, MemoryError) as error:
             if method.transductive or not out_of_memory(error):
                 raise
             rows = _fewer(len(block), image.device)
-    return torch.cat(found)
+    return found
 
 
 def _classes_of(method: Method, block: Tensor, classes: int, columns: Sequence[int]) -> Tensor:
