@@ -358,17 +358,19 @@ def predict(method: Method, image: Tensor, classes: int, columns: Sequence[int] 
 
     rows = len(image) if method.transductive else PIXEL_ROWS if method.pixels else ROWS
     # One tensor for all: a small one kept from each block would break up the memory that the next block needs.
-    found = torch.empty(len(image), dtype=torch.int64, device=image.device)  # (N,)
+    found = torch.empty(0, dtype=torch.int64)  # (N,) from the first block on
     start = 0
     while start < len(image):
         block = image[start : start + rows]  # (B, D)
         try:
-            found[start : start + len(block)] = _classes_of(method, block, classes, columns)
-            start += len(block)
+            part = _classes_of(method, block, classes, columns)  # (B,)
+            found = found if start else part.new_empty(len(image))
+            found[start : start + len(part)] = part
+            start += len(part)
         except (RuntimeError, MemoryError) as error:
             if method.transductive or not out_of_memory(error):
                 raise
-            rows = _fewer(len(block), image.device)
+            rows = _fewer(len(block), block.device)
     return found
 
 
